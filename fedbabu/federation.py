@@ -1,0 +1,52 @@
+"""Clients and nodes are two numbers: which clients there are, which nodes offer them, and who gets which."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedbabu.models import ImageShape
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """A data owner: how many training and test examples it holds, and the classes of the training examples."""
+
+    num_train: int
+    num_test: int
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What the nodes said of themselves.
+
+    Attributes:
+        clients: every client by its id, in order.
+        nodes_of: for each client, the ids of the nodes that offer it.
+        dataset, image_shape, num_classes: of the data, the same on every node.
+        devices: "cpu" or "cuda", as many as there are kinds among the nodes.
+    """
+
+    clients: Mapping[int, ClientInfo]
+    nodes_of: Mapping[int, Sequence[int]]
+    dataset: str
+    image_shape: ImageShape
+    num_classes: int
+    devices: tuple[str, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes offer at least one client."""
+        return len({node for nodes in self.nodes_of.values() for node in nodes})
+
+    def assign(self, clients: Iterable[int]) -> dict[int, list[int]]:
+        """Give each client to one of the nodes that offer it, so that the nodes' example counts come out even.
+
+        Largest client first, always to the node with the least so far. Returns the clients of each node that has any.
+        """
+        load = {node: 0 for nodes in self.nodes_of.values() for node in nodes}
+        assigned: dict[int, list[int]] = {}
+        for client in sorted(clients, key=lambda client: (-self.clients[client].num_train, client)):
+            node = min(self.nodes_of[client], key=lambda node: (load[node], node))
+            load[node] += self.clients[client].num_train
+            assigned.setdefault(node, []).append(client)
+        return assigned

@@ -1,0 +1,55 @@
+"""The paper's tables as data, one JSON file each, and the cells that a run can be compared with.
+
+A cell is a mean and a standard deviation over clients, in percent.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+# What the paper keeps fixed in every table here (Section 3, "Experimental setup" and "Evaluation").
+TOTAL_EPOCHS = 320
+FIXED = {"num-finetune-epochs": 5, "learning-rate": 0.1, "momentum": 0.9, "batch-size": 50}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of the paper: mean ± std over clients, in percent, and the table that prints it."""
+
+    mean: float
+    std: float
+    table: int
+
+
+@cache
+def tables() -> list[dict[str, Any]]:
+    """Every transcribed table, by its number."""
+    paths = [path for path in files(__name__).iterdir() if path.name.endswith(".json")]
+    return sorted((json.loads(path.read_text(encoding="utf-8")) for path in paths), key=lambda t: t["table"])
+
+
+def find_cells(config: Mapping[str, Any], dataset: str) -> dict[str, Cell]:
+    """The paper's numbers for a run configuration, by metric; empty if the paper has no such run.
+
+    Args:
+        config: the run config under Flower's key names.
+        dataset: the name of the dataset that was recognized.
+    """
+    if config["num-server-rounds"] * config["num-local-epochs"] != TOTAL_EPOCHS:
+        return {}
+    if any(config[key] != value for key, value in FIXED.items()):
+        return {}
+    cells = {}
+    for table in tables():
+        of_table = (table["dataset"], table["model-name"], table["num-clients"])
+        if of_table != (dataset, config["model-name"], config["num-clients"]):
+            continue
+        for row in table["rows"]:
+            setting = ("shards-per-client", "fraction-train", "num-local-epochs")
+            if all(row[key] == config[key] for key in setting):
+                for metric, (mean, std) in row.get(config["algorithm"], {}).items():
+                    cells[metric] = Cell(mean, std, table["table"])
+    return cells

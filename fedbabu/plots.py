@@ -1,0 +1,101 @@
+"""Every figure, drawn from run folders alone. plot.ipynb only calls these functions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedbabu.report import TITLES
+from fedbabu.results import METRICS, RunFolder
+
+# Okabe and Ito's palette, told apart by the colour-blind.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+
+def save_plots(run: RunFolder) -> None:
+    """Draw a finished run's figures into its `plots` folder as PNG."""
+    folder = run.path / "plots"
+    folder.mkdir(exist_ok=True)
+    for draw in (accuracy_over_rounds, accuracy_over_clients, accuracy_over_finetune_epochs):
+        draw([run]).savefig(folder / f"{draw.__name__}.png")
+
+
+def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:
+    """Initial accuracy, the mean over all clients, against the round, one line a run."""
+    figure, axes = _figure(runs)
+    for run, color in zip(runs, _colors(runs), strict=True):
+        points = [(r["round"], r["initial-accuracy"]) for r in run.rounds if "initial-accuracy" in r]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=color, label=_label(run))
+    axes.set(xlabel="Communication round", ylabel="Initial accuracy, mean over clients (%)")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
+    """The distribution over clients of initial, without-head and personalized accuracy; a dot is a client."""
+    figure, axes = _figure(runs)
+    rng = np.random.default_rng(0)  # only spreads the dots sideways
+    width = 0.8 / len(runs)
+    for index, (run, color) in enumerate(zip(runs, _colors(runs), strict=True)):
+        for place, (_, values) in enumerate(run.accuracies().items()):
+            x = place + (index - (len(runs) - 1) / 2) * width
+            axes.scatter(
+                x + rng.uniform(-0.3, 0.3, len(values)) * width, values, s=12, alpha=0.5, color=color, linewidths=0
+            )
+            axes.plot(x + np.array([-0.4, 0.4]) * width, [values.mean()] * 2, color="black", linewidth=1.5)
+            axes.annotate(
+                f"{values.mean():.1f} ± {values.std():.1f}",
+                (x, 104),
+                ha="center",
+                fontsize=8 if len(runs) < 3 else 6,
+                color=color,
+            )
+        axes.scatter([], [], s=20, color=color, label=_label(run))
+    axes.set_xticks(range(len(METRICS)), [TITLES[metric] for metric in METRICS])
+    axes.set(ylabel="Accuracy of a client (%)", ylim=(-3, 110))
+    figure.legend(loc="outside lower center", ncols=min(len(runs), 3), frameon=False)
+    return figure
+
+
+def accuracy_over_finetune_epochs(runs: Sequence[RunFolder]) -> Figure:
+    """Accuracy against fine-tuning epochs, mean and standard deviation over clients (as in Table 6)."""
+    figure, axes = _figure(runs)
+    for run, color in zip(runs, _colors(runs), strict=True):
+        accuracy = np.array([row["accuracy"] for row in run.clients])
+        mean, std = accuracy.mean(axis=0), accuracy.std(axis=0)
+        epochs = np.arange(len(mean))
+        axes.plot(epochs, mean, marker="o", markersize=4, color=color, label=_label(run))
+        axes.fill_between(epochs, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+    axes.set(xlabel="Fine-tuning epochs", ylabel="Accuracy, mean ± std over clients (%)")
+    axes.set_xticks(epochs)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _figure(runs: Sequence[RunFolder]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    settings = {_setting(run) for run in runs}
+    axes.set_title(settings.pop() if len(settings) == 1 else "Several settings", fontsize=10)
+    return figure, axes
+
+
+def _setting(run: RunFolder) -> str:
+    config = run.config
+    return (
+        f"{run.dataset['name']}, {config['model-name']}: N = {config['num-clients']}, "
+        f"s = {config['shards-per-client']}, f = {config['fraction-train']}, τ = {config['num-local-epochs']}, "
+        f"{config['num-server-rounds']} rounds"
+    )
+
+
+def _label(run: RunFolder) -> str:
+    return f"{run.config['algorithm']} (seed {run.config['seed']})"
+
+
+def _colors(runs: Sequence[RunFolder]) -> list[str]:
+    return [COLORS[index % len(COLORS)] for index in range(len(runs))]

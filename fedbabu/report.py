@@ -1,0 +1,132 @@
+"""What a run says: a line a round while it goes, a table when it ends."""
+
+import io
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from fedbabu.config import RunConfig
+from fedbabu.federation import Federation
+from fedbabu.results import METRICS, RunFolder
+
+# A forward pass costs about a third of a training step; only the estimate of the time left depends on it.
+FORWARD_COST = 1 / 3
+
+TITLES = {"initial": "Initial", "without-head": "Without head", "personalized": "Personalized"}
+
+
+class Progress:
+    """Prints a run's first lines and a line a round, with an estimate of the time left."""
+
+    def __init__(self, config: RunConfig, federation: Federation) -> None:
+        self.config = config
+        self.federation = federation
+        self.images = 0.0  # trained so far, evaluated ones counted by their cost
+        self.seconds = 0.0
+
+    def start(self, model: nn.Module, path: Path) -> None:
+        """Say what is about to run, where, and where its results go."""
+        config, federation = self.config, self.federation
+        train, test = (
+            sum(getattr(client, split) for client in federation.clients.values())
+            for split in ("num_train", "num_test")
+        )
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        sampled = max(int(round(config.fraction_train * config.num_clients, 9)), 1)
+        _say(
+            f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients with "
+            f"{config.shards_per_client} shards each, {train} training and {test} test images\n"
+            f"{config.model_name}: {parameters:,} parameters; {config.num_server_rounds} rounds of {sampled} clients "
+            f"× {config.num_local_epochs} epochs on {federation.num_nodes} SuperNodes "
+            f"({', '.join(federation.devices)})\n"
+            f"Run folder: {path}"
+        )
+
+    def round(self, record: dict[str, Any]) -> None:
+        """Print a round's line."""
+        self.images += self.config.num_local_epochs * record["num-examples"]
+        self.seconds += record["train-seconds"]
+        done, rounds = record["round"], self.config.num_server_rounds
+        parts = [
+            f"round {done:>{len(str(rounds))}}/{rounds}",
+            f"loss {record['train-loss']:.4f}",
+            f"{record['seconds']:6.1f} s",
+        ]
+        if done < rounds:
+            parts.append(f"{_duration(self._seconds_left(done, record))} left")
+        if "initial-accuracy" in record:
+            parts.append(f"initial accuracy {record['initial-accuracy']:.2f} %")
+        _say("   ".join(parts))
+
+    def evaluation(self, personalize: bool) -> None:
+        """Say that a long evaluation begins, and how long it may take."""
+        if personalize:
+            _say(
+                f"fine-tuning all {self.config.num_clients} clients for {self.config.num_finetune_epochs} epochs "
+                f"({self._final_evaluation_estimate()}) …"
+            )
+
+    def _seconds_left(self, done: int, record: dict[str, Any]) -> float:
+        config = self.config
+        every = config.evaluate_every
+        left = config.num_server_rounds - done
+        # Evaluations on the way; the last round has the final one instead.
+        evaluations = (config.num_server_rounds - 1) // every - done // every if every else 0
+        images = left * self.images / done + evaluations * self._initial_cost() + self._final_cost()
+        return images * self.seconds / self.images
+
+    def _final_evaluation_estimate(self) -> str:
+        if not self.images:
+            return "a while"
+        return f"about {_duration(self._final_cost() * self.seconds / self.images)}"
+
+    def _initial_cost(self) -> float:
+        return FORWARD_COST * sum(client.num_test for client in self.federation.clients.values())
+
+    def _final_cost(self) -> float:
+        epochs = self.config.num_finetune_epochs
+        train = sum(client.num_train for client in self.federation.clients.values())
+        return (epochs + FORWARD_COST) * train + (epochs + 1) * self._initial_cost()
+
+
+def final_report(run: RunFolder) -> str:
+    """A run's accuracies, mean ± std over clients in percent, beside the paper's where it has the same run."""
+    summary = run.summary
+    table = Table(title=f"Accuracy in %, mean ± std over {summary['num-clients']} clients")
+    table.add_column("")
+    table.add_column("this run", justify="right")
+    if summary["paper"]:
+        table.add_column("the paper", justify="right")
+        table.add_column("difference", justify="right")
+    for metric in METRICS:
+        ours, paper = summary["accuracy"][metric], summary["paper"].get(metric)
+        cells = [TITLES[metric], f"{ours['mean']:.2f} ± {ours['std']:.2f}"]
+        if paper:
+            cells.append(f"{paper['mean']:.2f} ± {paper['std']:.2f} (Table {paper['table']})")
+            cells.append(f"{ours['mean'] - paper['mean']:+.2f}")
+        table.add_row(*cells)
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    share = summary["evaluate-seconds"] / summary["seconds"]
+    return (
+        f"\n{text.getvalue()}"
+        f"{_duration(summary['seconds'])} in all, {share:.0%} of it evaluating; "
+        f"{summary['bytes-sent'] / 1e6:.1f} MB sent to the nodes, {summary['bytes-received'] / 1e6:.1f} MB received\n"
+        f"Run folder: {run.path}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{timedelta(seconds=round(seconds))}"[:-3] + " h"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,184 @@
+"""The run folder: what a run writes, when, and how it is read back.
+
+    config.json        the resolved configuration, what the data are, and the package versions; at the start
+    rounds.jsonl       one line per round, appended as it happens
+    clients.jsonl      one line per client of the final evaluation
+    model.safetensors  the final global model
+    summary.json       mean ± std over clients, beside the paper's
+    plots/             the figures as PNG
+"""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedbabu.config import RunConfig
+from fedbabu.errors import ConfigError
+from fedbabu.federation import Federation
+from fedbabu.paper import find_cells
+
+PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "torchvision", "numpy")
+METRICS = ("initial", "without-head", "personalized")
+
+Record = dict[str, Any]
+
+
+def check_writable(results_dir: str) -> None:
+    """Make sure that run folders can be created in a folder, creating it if need be.
+
+    Raises:
+        ConfigError: if not.
+    """
+    path = _absolute(results_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"results-dir = '{results_dir}' cannot be written ({path}: {error.strerror}): give a folder that can."
+        ) from error
+
+
+class RunFolder:
+    """A run on disk. Every file but rounds.jsonl appears whole or not at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, config: RunConfig, federation: Federation) -> "RunFolder":
+        """Make the folder of a new run, named by time, algorithm and dataset, and write its configuration."""
+        parent = _absolute(config.results_dir)
+        name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.algorithm}-{Path(federation.dataset).name}"
+        path = parent / name
+        for number in range(2, 1000):
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:  # another run in the same second
+                path = parent / f"{name}-{number}"
+        run = cls(path)
+        data = {
+            "name": federation.dataset,
+            "image-shape": list(federation.image_shape),
+            "num-classes": federation.num_classes,
+        }
+        nodes = {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)}
+        versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+        run._write_json(
+            "config.json",
+            {"run-config": config.to_flower(), "dataset": data, "federation": nodes, "versions": versions},
+        )
+        return run
+
+    def append_round(self, record: Mapping[str, Any]) -> None:
+        """Append a round's record to rounds.jsonl."""
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_clients(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write clients.jsonl, a line per client of the final evaluation."""
+        self._write("clients.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+
+    def write_model(self, state: Mapping[str, Tensor]) -> None:
+        """Write the final global model's state dict as safetensors."""
+        unfinished = self.path / "model.safetensors.tmp"
+        save_file({name: value.contiguous() for name, value in state.items()}, unfinished)
+        unfinished.replace(self.path / "model.safetensors")
+
+    def write_summary(self) -> None:
+        """Write summary.json from the clients' and rounds' records."""
+        paper = {
+            metric: {"mean": cell.mean, "std": cell.std, "table": cell.table}
+            for metric, cell in find_cells(self.config, self.dataset["name"]).items()
+        }
+        accuracy = {
+            metric: {"mean": float(values.mean()), "std": float(values.std())}
+            for metric, values in self.accuracies().items()
+        }
+        totals = {
+            key: sum(record[key] for record in self.rounds)
+            for key in ("seconds", "train-seconds", "evaluate-seconds", "bytes-sent", "bytes-received")
+        }
+        self._write_json(
+            "summary.json", {"num-clients": len(self.clients), "accuracy": accuracy, "paper": paper, **totals}
+        )
+
+    def accuracies(self) -> dict[str, np.ndarray]:
+        """Per metric, the accuracy of every client in percent, float64 [clients]."""
+        rows = self.clients
+        return {
+            "initial": np.array([row["accuracy"][0] for row in rows]),
+            "without-head": np.array([row["without-head-accuracy"] for row in rows]),
+            "personalized": np.array([row["accuracy"][-1] for row in rows]),
+        }
+
+    @property
+    def config(self) -> Record:
+        """The run config under Flower's key names."""
+        return self._read_json("config.json")["run-config"]
+
+    @property
+    def dataset(self) -> Record:
+        """Name, image shape and number of classes of the data."""
+        return self._read_json("config.json")["dataset"]
+
+    @property
+    def summary(self) -> Record:
+        """Mean and std over clients of every metric, the paper's cells, and totals of time and bytes."""
+        return self._read_json("summary.json")
+
+    @property
+    def rounds(self) -> list[Record]:
+        """The records of all rounds so far, in order."""
+        return self._read_lines("rounds.jsonl")
+
+    @property
+    def clients(self) -> list[Record]:
+        """The records of all clients in the final evaluation, by client id."""
+        return self._read_lines("clients.jsonl")
+
+    def model(self) -> dict[str, Tensor]:
+        """The final global model's state dict."""
+        return load_file(self.path / "model.safetensors")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "summary.json").exists()
+
+    def _read_json(self, name: str) -> Record:
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+    def _read_lines(self, name: str) -> list[Record]:
+        lines = (self.path / name).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self._write(name, json.dumps(content, indent=2).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        unfinished = self.path / f"{name}.tmp"
+        unfinished.write_bytes(content)
+        unfinished.replace(self.path / name)
+
+
+def finished_runs(results_dir: str | Path) -> list[RunFolder]:
+    """The finished runs of a results folder, oldest first (by name, which starts with the time)."""
+    folders = sorted(path.parent for path in Path(results_dir).glob("*/summary.json"))
+    return [RunFolder(folder) for folder in folders]
+
+
+def _absolute(results_dir: str) -> Path:
+    return Path(os.path.abspath(Path(results_dir).expanduser()))

@@ -1,0 +1,140 @@
+"""The ServerApp: run config, federation, rounds, results, in this order."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from fedbabu.config import RunConfig
+from fedbabu.errors import ConfigError
+from fedbabu.federation import ClientInfo, Federation
+from fedbabu.models import build_model
+from fedbabu.plots import save_plots
+from fedbabu.report import Progress, final_report
+from fedbabu.results import RunFolder, check_writable
+from fedbabu.strategy import SharedPartFedAvg
+
+NODE_WAIT_SECONDS = 60.0  # without a new node, before the clients found so far are called too few
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one experiment, from its configuration to its report."""
+    with _flower_quiet():
+        config = RunConfig.from_flower(context.run_config)
+        check_writable(config.results_dir)
+        print(
+            f"Looking for {config.num_clients} clients and their data, '{config.dataset}' "
+            "(decoded once per machine) …",
+            flush=True,
+        )
+        federation = discover(grid, config)
+        model = build_model(config.model_name, federation.image_shape, federation.num_classes, config.seed)
+        run = RunFolder.create(config, federation)
+        progress = Progress(config, federation)
+
+        def on_round(record: dict[str, Any]) -> None:
+            run.append_round(record)
+            progress.round(record)
+
+        progress.start(model, run.path)
+        strategy = SharedPartFedAvg(
+            config, federation, model.state_dict(), on_round=on_round, on_evaluation=progress.evaluation
+        )
+        strategy.start(
+            grid,
+            initial_arrays=ArrayRecord(model.state_dict()),
+            num_rounds=config.num_server_rounds,
+            timeout=float("inf"),
+        )
+        run.write_model(strategy.global_model)
+        run.write_clients(strategy.client_records)
+        run.write_summary()
+        save_plots(run)
+        print(final_report(run), flush=True)
+
+
+def discover(grid: Grid, config: RunConfig) -> Federation:
+    """Ask every node which clients it offers, until all num-clients are offered.
+
+    Raises:
+        ConfigError: if a node cannot use the configuration, the nodes' data differ, or clients are missing.
+    """
+    offers: dict[int, ConfigRecord] = {}
+    last_news = monotonic()
+    while True:
+        if new_nodes := sorted(set(grid.get_node_ids()) - offers.keys()):
+            offers |= _ask(grid, new_nodes)
+            last_news = monotonic()
+        offered = {client for offer in offers.values() for client in offer["clients"]}
+        missing = config.num_clients - len(offered & set(range(config.num_clients)))
+        if offers and not missing and len(offers) >= max(offer["num-nodes"] for offer in offers.values()):
+            return _federation(offers, config)
+        if monotonic() - last_news > NODE_WAIT_SECONDS:
+            raise ConfigError(
+                f"num-clients = {config.num_clients}, but the {len(offers)} connected SuperNodes offer all but "
+                f"{missing} of the clients 0 to {config.num_clients - 1}: start more SuperNodes or lower num-clients."
+            )
+        sleep(0.1)
+
+
+def _ask(grid: Grid, nodes: Iterable[int]) -> dict[int, ConfigRecord]:
+    questions = [Message(RecordDict(), message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
+    offers = {}
+    for reply in grid.send_and_receive(questions):
+        if reply.has_error():
+            raise RuntimeError(f"Node {reply.metadata.src_node_id} failed: {reply.error.reason}")
+        offer = reply.content["offer"]
+        if "error" in offer:
+            raise ConfigError(str(offer["error"]))
+        offers[reply.metadata.src_node_id] = offer
+    return offers
+
+
+def _federation(offers: dict[int, ConfigRecord], config: RunConfig) -> Federation:
+    clients: dict[int, ClientInfo] = {}
+    nodes_of: dict[int, list[int]] = {}
+    for node, offer in offers.items():
+        columns = (offer[key] for key in ("clients", "num-train-examples", "num-test-examples", "classes"))
+        for client, num_train, num_test, classes in zip(*columns, strict=True):
+            if client >= config.num_clients:
+                continue
+            if not num_train or not num_test:
+                raise ConfigError(
+                    f"Client {client} has {num_train} training and {num_test} test examples and needs at least "
+                    "one of each: lower num-clients or shards-per-client."
+                )
+            clients[client] = ClientInfo(num_train, num_test, tuple(map(int, classes.split())))
+            nodes_of.setdefault(client, []).append(node)
+    facts = {(offer["dataset"], tuple(offer["image-shape"]), offer["num-classes"]) for offer in offers.values()}
+    if len(facts) > 1:
+        raise ConfigError(f"The nodes' data differ in dataset, image shape or number of classes: {sorted(facts)}.")
+    dataset, image_shape, num_classes = facts.pop()
+    devices = tuple(sorted({offer["device"] for offer in offers.values()}))
+    return Federation(dict(sorted(clients.items())), nodes_of, dataset, image_shape, num_classes, devices)
+
+
+@contextmanager
+def _flower_quiet() -> Iterator[None]:
+    """Let this app speak for itself: of Flower's log only warnings, and a ConfigError without its traceback."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.addFilter(_sentence_only)
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sentence_only(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ConfigError):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True

@@ -1,0 +1,183 @@
+"""The strategy: FedAvg over the part of the model that an algorithm shares, and over clients rather than nodes."""
+
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from torch import Tensor
+
+from fedbabu.aggregation import weighted_mean
+from fedbabu.algorithms import ALGORITHMS
+from fedbabu.config import RunConfig
+from fedbabu.federation import Federation
+from fedbabu.seeding import Purpose, numpy_generator
+
+Record = dict[str, Any]  # a line of rounds.jsonl or clients.jsonl
+
+
+class SharedPartFedAvg(FedAvg):
+    """Federated averaging of the shared part; what is not shared keeps its initial value on the server.
+
+    With FedBABU's row of the table this is Algorithm 1: the server samples clients, broadcasts the global model,
+    averages the bodies that come back and leaves the head alone. Each node gets one message that names its
+    clients. After the last round, every client is evaluated and fine-tuned.
+
+    Args:
+        config: the run configuration.
+        federation: the clients, and the nodes that offer them.
+        initial_model: the global model's state dict before the first round.
+        on_round: called at the end of every round with its record.
+        on_evaluation: called before a round's evaluation with whether it fine-tunes.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        federation: Federation,
+        initial_model: Mapping[str, Tensor],
+        on_round: Callable[[Record], None] = lambda record: None,
+        on_evaluation: Callable[[bool], None] = lambda personalize: None,
+    ) -> None:
+        super().__init__(fraction_train=config.fraction_train)
+        self.config = config
+        self.federation = federation
+        self.global_model = dict(initial_model)
+        self.shared = ALGORITHMS[config.algorithm].shares.names(initial_model)
+        self.client_records: list[Record] = []
+        self._on_round = on_round
+        self._on_evaluation = on_evaluation
+        self._record: Record = {}
+        self._started = 0.0
+
+    def sample_clients(self, server_round: int) -> list[int]:
+        """The max(⌊f · N⌋, 1) clients of a round, without replacement (Algorithm 1, lines 3 and 4)."""
+        clients = sorted(self.federation.clients)
+        # Rounded first: 0.29 · 100 is 28.999999999999996 in floating point.
+        count = max(int(round(self.config.fraction_train * len(clients), 9)), 1)
+        rng = numpy_generator(self.config.seed, Purpose.SAMPLING, server_round)
+        return sorted(rng.choice(clients, count, replace=False).tolist())
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample the clients of a round and send them the global model."""
+        self._started = perf_counter()
+        clients = self.sample_clients(server_round)
+        learning_rate = self.config.learning_rate_of(server_round)
+        self._record = {
+            "round": server_round,
+            "learning-rate": learning_rate,
+            "clients": clients,
+            "bytes-sent": 0,
+            "bytes-received": 0,
+        }
+        work = {"server-round": server_round, "learning-rate": learning_rate}
+        return self._messages(MessageType.TRAIN, arrays, clients, work)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Replace the shared part of the global model by the clients' mean, weighted by example counts."""
+        contents = self._contents(replies)
+        updates = []
+        for content in contents:
+            update, examples = content["arrays"].to_torch_state_dict(), content["metrics"]["num-examples"]
+            if sorted(update) != sorted(self.shared):
+                raise RuntimeError(f"A node sent {sorted(update)}, but {sorted(self.shared)} are shared.")
+            updates.append((update, examples))
+        mean, num_examples = weighted_mean(updates)
+        self.global_model |= {name: value.to(self.global_model[name].dtype) for name, value in mean.items()}
+        loss = sum(c["metrics"]["train-loss"] * c["metrics"]["num-examples"] for c in contents) / num_examples
+        self._record |= {
+            "train-loss": loss,
+            "num-examples": num_examples,
+            "train-seconds": perf_counter() - self._started,
+        }
+        return ArrayRecord(self.global_model), MetricRecord({"train-loss": loss})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the global model to all clients, if this is a round to evaluate; in the last, to fine-tune it."""
+        personalize = server_round == self.config.num_server_rounds
+        every = self.config.evaluate_every
+        if not personalize and not (every and server_round % every == 0):
+            return []
+        self._on_evaluation(personalize)
+        work = {
+            "server-round": server_round,
+            "learning-rate": self.config.finetune_learning_rate,
+            "personalize": personalize,
+        }
+        return self._messages(MessageType.EVALUATE, arrays, self.federation.clients, work)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Collect a row per client and end the round's record with the mean initial accuracy over clients."""
+        rows = sorted(
+            (row for content in self._contents(replies) for row in self._client_rows(content["metrics"])),
+            key=lambda row: row["client"],
+        )
+        seconds = perf_counter() - self._started
+        self._record |= {"seconds": seconds, "evaluate-seconds": seconds - self._record["train-seconds"]}
+        metrics = None
+        if rows:
+            self.client_records = rows
+            initial = sum(row["accuracy"][0] for row in rows) / len(rows)
+            self._record["initial-accuracy"] = initial
+            metrics = MetricRecord({"initial-accuracy": initial})
+        self._on_round(self._record)
+        return metrics
+
+    def _messages(
+        self, message_type: str, arrays: ArrayRecord, clients: Iterable[int], work: Record
+    ) -> list[Message]:
+        """One message to each node with its share of the clients and the global model."""
+        messages = [
+            Message(
+                content=RecordDict({"arrays": arrays, "config": ConfigRecord({**work, "clients": ids})}),
+                message_type=message_type,
+                dst_node_id=node,
+            )
+            for node, ids in self.federation.assign(clients).items()
+        ]
+        self._record["bytes-sent"] += len(messages) * _num_bytes(arrays)
+        return messages
+
+    def _contents(self, replies: Iterable[Message]) -> list[RecordDict]:
+        """The contents of all replies.
+
+        Raises:
+            RuntimeError: if a node failed, since a mean over the others would be quietly wrong.
+        """
+        contents = []
+        for reply in replies:
+            if reply.has_error():
+                raise RuntimeError(f"Node {reply.metadata.src_node_id} failed: {reply.error.reason}")
+            contents.append(reply.content)
+            self._record["bytes-received"] += sum(map(_num_bytes, reply.content.array_records.values()))
+        return contents
+
+    def _client_rows(self, metrics: MetricRecord) -> Iterable[Record]:
+        """Take a reply's lists apart: a record for each client, with what is known of it."""
+        clients = metrics["clients"]
+        epochs = len(metrics["accuracy"]) // len(clients)
+        for index, client in enumerate(clients):
+            info, span = self.federation.clients[client], slice(index * epochs, (index + 1) * epochs)
+            row = {
+                "client": client,
+                "num-train-examples": info.num_train,
+                "num-test-examples": info.num_test,
+                "classes": list(info.classes),
+                "accuracy": metrics["accuracy"][span],
+                "loss": metrics["loss"][span],
+            }
+            if "without-head-accuracy" in metrics:
+                row["without-head-accuracy"] = metrics["without-head-accuracy"][index]
+            yield row
+
+
+def _num_bytes(arrays: ArrayRecord) -> int:
+    return sum(len(array.data) for array in arrays.values())
