@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 State = Mapping[str, Tensor]

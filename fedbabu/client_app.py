@@ -7,12 +7,11 @@ node p offers client p; with fewer, every node can read the whole dataset and of
 
 from collections.abc import Iterator
 from functools import cache, cached_property
-from typing import Any
 
+import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from torch import Tensor
 
 from fedbabu.aggregation import weighted_mean
 from fedbabu.algorithms import ALGORITHMS, Phase
@@ -28,6 +27,7 @@ from fedbabu.data import (
 )
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult, evaluate_initial, evaluate_personalized
+from fedbabu.messages import EvaluateReply, Offer, State, Task, TrainReply
 from fedbabu.models import SplitNetwork, build_model
 from fedbabu.seeding import Purpose, torch_generator
 from fedbabu.training import SGDSettings, train
@@ -37,73 +37,57 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Say which clients this node offers, what each holds, and what the model must fit; or what is wrong."""
+    """Say which clients this node offers, what each holds and what the model must fit; or what is wrong."""
     try:
-        offer = _Node.of(context).offer()
+        content = _Node.of(context).offer().to_content()
     except ConfigError as error:
-        offer = {"error": str(error)}
-    return Message(RecordDict({"offer": ConfigRecord(offer)}), reply_to=message)
+        content = Offer.refusal(error)
+    return Message(content, reply_to=message)
 
 
 @app.train()
 def train_clients(message: Message, context: Context) -> Message:
-    """Train the clients that the message names, each from the global model, and reply with their mean.
-
-    Only the shared part is sent back; `num-examples` is its weight.
-    """
-    node, work = _Node.of(context), message.content["config"]
-    global_model = message.content["arrays"].to_torch_state_dict()
+    """Train the clients of the task, each from the global model, and reply with the mean of what they share."""
+    node = _Node.of(context)
+    task, global_model = Task.from_content(message.content)
     shared = node.algorithm.shares.names(global_model)
-    losses: list[tuple[dict[str, Tensor], int]] = []
 
-    def trained_clients() -> Iterator[tuple[dict[str, Tensor], int]]:
-        for client in work["clients"]:
+    def trained_clients() -> Iterator[tuple[State, int]]:
+        for client in task.clients:
             node.model.load_state_dict(global_model)
             examples = node.examples("train", client)
-            epochs = list(node.train(node.algorithm.trains, examples, Purpose.TRAINING, client, work))
-            losses.append(({"train-loss": torch.tensor(epochs).mean()}, len(examples)))
+            losses = list(node.train(node.algorithm.trains, examples, Purpose.TRAINING, client, task))
             state = node.model.state_dict()
-            yield {name: state[name] for name in shared}, len(examples)
+            shared_state = {name: state[name] for name in shared}
+            yield shared_state | {"train-loss": torch.tensor(losses).mean()}, len(examples)
 
     mean, num_examples = weighted_mean(trained_clients())
-    loss = weighted_mean(losses)[0]["train-loss"].item()
-    # One client's float32 parameters are exact as they are; a mean of several travels in float64.
-    dtype = torch.float32 if len(losses) == 1 else torch.float64
-    arrays = ArrayRecord({name: value.to("cpu", dtype) for name, value in mean.items()})
-    metrics = MetricRecord({"num-examples": num_examples, "train-loss": loss})
-    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+    train_loss = mean.pop("train-loss").item()
+    if len(task.clients) == 1:  # one client's parameters are exact in their own dtype; a mean of several is not
+        mean = {name: value.to(global_model[name].dtype) for name, value in mean.items()}
+    mean = {name: value.cpu() for name, value in mean.items()}
+    return Message(TrainReply(mean, num_examples, train_loss).to_content(), reply_to=message)
 
 
 @app.evaluate()
 def evaluate_clients(message: Message, context: Context) -> Message:
-    """Evaluate the global model on the clients that the message names and reply with a row for each.
-
-    With `personalize`, also without the head and after every epoch of fine-tuning. Lists of one value per epoch
-    follow one another, client by client.
-    """
-    node, work = _Node.of(context), message.content["config"]
-    global_model = message.content["arrays"].to_torch_state_dict()
-    results: list[ClientResult] = []
+    """Evaluate the global model on each client of the task, fine-tuning it on the way if so asked."""
+    node = _Node.of(context)
+    task, global_model = Task.from_content(message.content)
+    transform = node.dataset.transform
+    results: dict[int, ClientResult] = {}
     num_examples = 0
-    for client in work["clients"]:
+    for client in task.clients:
         node.model.load_state_dict(global_model)
         test = node.examples("test", client)
         num_examples += len(test)
-        if work["personalize"]:
+        if task.personalize:
             own = node.examples("train", client)
-            fine_tune = node.train(node.algorithm.personalizes, own, Purpose.FINE_TUNING, client, work)
-            results.append(evaluate_personalized(node.model, own, test, node.dataset.transform, fine_tune))
+            fine_tuning = node.train(node.algorithm.personalizes, own, Purpose.FINE_TUNING, client, task)
+            results[client] = evaluate_personalized(node.model, own, test, transform, fine_tuning)
         else:
-            results.append(evaluate_initial(node.model, test, node.dataset.transform))
-    metrics = {
-        "num-examples": num_examples,
-        "clients": list(work["clients"]),
-        "accuracy": [value for result in results for value in result.accuracy],
-        "loss": [value for result in results for value in result.loss],
-    }
-    if work["personalize"]:
-        metrics["without-head-accuracy"] = [result.without_head_accuracy for result in results]
-    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+            results[client] = evaluate_initial(node.model, test, transform)
+    return Message(EvaluateReply(results, num_examples).to_content(), reply_to=message)
 
 
 class _Node:
@@ -141,21 +125,20 @@ class _Node:
         shape, num_classes = self.dataset.image_shape, self.dataset.num_classes
         return build_model(self.config.model_name, shape, num_classes, self.config.seed).to(self.device)
 
-    def offer(self) -> dict[str, Any]:
-        """What the server needs to know before it can sample clients and build the global model."""
-        held = [self.partition.rows["train"][client] for client in self.clients]
-        labels = self.dataset.labels["train"]
-        return {
-            "clients": self.clients,
-            "num-train-examples": [len(rows) for rows in held],
-            "num-test-examples": [len(self.partition.rows["test"][client]) for client in self.clients],
-            "classes": [" ".join(map(str, sorted(set(labels[rows].tolist())))) for rows in held],
-            "dataset": self.dataset.name,
-            "image-shape": list(self.dataset.image_shape),
-            "num-classes": self.dataset.num_classes,
-            "num-nodes": self.num_nodes,
-            "device": str(self.device),
-        }
+    def offer(self) -> Offer:
+        """Say what the server needs to know before it can sample clients and build the global model."""
+        rows, labels = self.partition.rows, self.dataset.labels["train"]
+        return Offer(
+            clients=self.clients,
+            num_train=[len(rows["train"][client]) for client in self.clients],
+            num_test=[len(rows["test"][client]) for client in self.clients],
+            classes=[" ".join(map(str, np.unique(labels[rows["train"][client]]))) for client in self.clients],
+            dataset=self.dataset.name,
+            image_shape=list(self.dataset.image_shape),
+            num_classes=self.dataset.num_classes,
+            num_nodes=self.num_nodes,
+            device=self.device.type,
+        )
 
     def examples(self, split: str, client: int) -> Examples:
         """A client's training or test examples, on this node's device."""
@@ -163,17 +146,17 @@ class _Node:
         return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, self.device)
 
     def train(
-        self, phases: tuple[Phase, ...], examples: Examples, purpose: Purpose, client: int, work: ConfigRecord
+        self, phases: tuple[Phase, ...], examples: Examples, purpose: Purpose, client: int, task: Task
     ) -> Iterator[float]:
-        """Train the model as the message says; see training.train."""
+        """Train the model as the task says; see training.train."""
         personalizes = purpose is Purpose.FINE_TUNING
         settings = SGDSettings(
             epochs=self.config.num_finetune_epochs if personalizes else self.config.num_local_epochs,
             batch_size=self.config.batch_size,
-            learning_rate=work["learning-rate"],
+            learning_rate=task.learning_rate,
             momentum=self.config.momentum,
         )
-        generator = torch_generator(self.config.seed, purpose, work["server-round"], client)
+        generator = torch_generator(self.config.seed, purpose, task.server_round, client)
         return train(self.model, examples, self.dataset.transform, phases, settings, generator)
 
 

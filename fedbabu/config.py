@@ -13,7 +13,6 @@ from fedbabu.algorithms import ALGORITHMS
 from fedbabu.errors import ConfigError
 from fedbabu.models import MODELS
 
-
 Check = tuple[str, Callable[[Any], bool]]  # what is allowed, in words, and its test
 
 
@@ -87,7 +86,7 @@ class RunConfig:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"known keys are {', '.join(known)}."
                 raise ConfigError(f"There is no run-config key {key}: {hint}")
-        values = {}
+        values: dict[str, Any] = {}
         for key, spec in known.items():
             if key not in run_config:
                 raise ConfigError(f"The run config lacks the key {key}: {spec.metadata['meaning']}.")

@@ -45,7 +45,8 @@ def evaluate_personalized(
 
     Args:
         model: the global model; fine-tuned in place.
-        train, test: the client's own examples.
+        train: the client's training examples.
+        test: its test examples.
         transform: normalization.
         fine_tune: trains the model for one more epoch each time it is advanced.
     """

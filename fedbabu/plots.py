@@ -74,6 +74,30 @@ def accuracy_over_finetune_epochs(runs: Sequence[RunFolder]) -> Figure:
     return figure
 
 
+def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
+    """Initial, without-head and personalized accuracy, mean ± std over clients; hollow where the paper has them."""
+    figure, axes = _figure(runs)
+    step = 0.8 / len(runs)
+    for index, (run, color) in enumerate(zip(runs, _colors(runs), strict=True)):
+        summary = run.summary
+        for place, metric in enumerate(METRICS):
+            x = place + (index - (len(runs) - 1) / 2) * step
+            ours, paper = summary["accuracy"][metric], summary["paper"].get(metric)
+            axes.errorbar(x - step / 8, ours["mean"], ours["std"], fmt="o", color=color, capsize=3)
+            if paper:
+                axes.errorbar(
+                    x + step / 8, paper["mean"], paper["std"], fmt="o", color=color, capsize=3, mfc="white", alpha=0.5
+                )
+        axes.errorbar([], [], fmt="o", color=color, label=_label(run))
+        if summary["paper"]:
+            label = f"{run.config['algorithm']}, the paper"
+            axes.errorbar([], [], fmt="o", color=color, mfc="white", alpha=0.5, label=label)
+    axes.set_xticks(range(len(METRICS)), [TITLES[metric] for metric in METRICS])
+    axes.set(ylabel="Accuracy, mean ± std over clients (%)", ylim=(0, 105))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
 def _figure(runs: Sequence[RunFolder]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()

@@ -32,8 +32,7 @@ class Progress:
         """Say what is about to run, where, and where its results go."""
         config, federation = self.config, self.federation
         train, test = (
-            sum(getattr(client, split) for client in federation.clients.values())
-            for split in ("num_train", "num_test")
+            sum(getattr(client, split) for client in federation.clients.values()) for split in ("num_train", "num_test")
         )
         parameters = sum(parameter.numel() for parameter in model.parameters())
         sampled = max(int(round(config.fraction_train * config.num_clients, 9)), 1)
@@ -96,8 +95,8 @@ class Progress:
 def final_report(run: RunFolder) -> str:
     """A run's accuracies, mean ± std over clients in percent, beside the paper's where it has the same run."""
     summary = run.summary
-    table = Table(title=f"Accuracy in %, mean ± std over {summary['num-clients']} clients")
-    table.add_column("")
+    table = Table()
+    table.add_column("Accuracy in %")
     table.add_column("this run", justify="right")
     if summary["paper"]:
         table.add_column("the paper", justify="right")
@@ -113,7 +112,7 @@ def final_report(run: RunFolder) -> str:
     Console(file=text, width=100).print(table)
     share = summary["evaluate-seconds"] / summary["seconds"]
     return (
-        f"\n{text.getvalue()}"
+        f"\nMean ± std over {summary['num-clients']} clients\n{text.getvalue()}"
         f"{_duration(summary['seconds'])} in all, {share:.0%} of it evaluating; "
         f"{summary['bytes-sent'] / 1e6:.1f} MB sent to the nodes, {summary['bytes-received'] / 1e6:.1f} MB received\n"
         f"Run folder: {run.path}"

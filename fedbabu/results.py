@@ -1,20 +1,20 @@
 """The run folder: what a run writes, when, and how it is read back.
 
-    config.json        the resolved configuration, what the data are, and the package versions; at the start
-    rounds.jsonl       one line per round, appended as it happens
-    clients.jsonl      one line per client of the final evaluation
-    model.safetensors  the final global model
-    summary.json       mean ± std over clients, beside the paper's
-    plots/             the figures as PNG
+config.json        the resolved configuration, what the data are, and the package versions; at the start
+rounds.jsonl       one line per round, appended as it happens
+clients.jsonl      one line per client of the final evaluation
+model.safetensors  the final global model
+summary.json       mean ± std over clients, beside the paper's
+plots/             the figures as PNG
 """
 
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
+from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
 from fedbabu.paper import find_cells
 
@@ -75,7 +76,7 @@ class RunFolder:
             "num-classes": federation.num_classes,
         }
         nodes = {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)}
-        versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+        versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
         run._write_json(
             "config.json",
             {"run-config": config.to_flower(), "dataset": data, "federation": nodes, "versions": versions},
@@ -87,9 +88,21 @@ class RunFolder:
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def write_clients(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write clients.jsonl, a line per client of the final evaluation."""
-        self._write("clients.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+    def write_clients(self, results: Mapping[int, ClientResult], federation: Federation) -> None:
+        """Write clients.jsonl: a line per client, with what it holds and what it measured."""
+        lines = [
+            {
+                "client": client,
+                "num-train-examples": federation.clients[client].num_train,
+                "num-test-examples": federation.clients[client].num_test,
+                "classes": list(federation.clients[client].classes),
+                "accuracy": result.accuracy,
+                "loss": result.loss,
+                "without-head-accuracy": result.without_head_accuracy,
+            }
+            for client, result in results.items()
+        ]
+        self._write("clients.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def write_model(self, state: Mapping[str, Tensor]) -> None:
         """Write the final global model's state dict as safetensors."""
@@ -178,6 +191,30 @@ def finished_runs(results_dir: str | Path) -> list[RunFolder]:
     """The finished runs of a results folder, oldest first (by name, which starts with the time)."""
     folders = sorted(path.parent for path in Path(results_dir).glob("*/summary.json"))
     return [RunFolder(folder) for folder in folders]
+
+
+def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs to compare: the newest of each algorithm in the setting of the newest of all, by algorithm name.
+
+    Runs of one setting may differ in algorithm, seed, and where the data came from or the results went.
+    """
+    newest: dict[str, RunFolder] = {}
+    for run in reversed(runs):
+        if _setting(run) == _setting(runs[-1]):
+            newest.setdefault(run.config["algorithm"], run)
+    return [newest[algorithm] for algorithm in sorted(newest)]
+
+
+def _setting(run: RunFolder) -> Record:
+    apart = {"algorithm", "seed", "results-dir", "evaluate-every", "dataset", "image-column", "label-column"}
+    return {key: value for key, value in run.config.items() if key not in apart} | run.dataset
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # this package itself, where Flower brings it
+        return "not installed"
 
 
 def _absolute(results_dir: str) -> Path:

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.federation import ClientInfo, Federation
+from fedbabu.messages import Offer
 from fedbabu.models import build_model
 from fedbabu.plots import save_plots
 from fedbabu.report import Progress, final_report
@@ -30,8 +31,7 @@ def main(grid: Grid, context: Context) -> None:
         config = RunConfig.from_flower(context.run_config)
         check_writable(config.results_dir)
         print(
-            f"Looking for {config.num_clients} clients and their data, '{config.dataset}' "
-            "(decoded once per machine) …",
+            f"Looking for {config.num_clients} clients and their data, '{config.dataset}' (decoded once per machine) …",
             flush=True,
         )
         federation = discover(grid, config)
@@ -54,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
             timeout=float("inf"),
         )
         run.write_model(strategy.global_model)
-        run.write_clients(strategy.client_records)
+        run.write_clients(strategy.results, federation)
         run.write_summary()
         save_plots(run)
         print(final_report(run), flush=True)
@@ -66,42 +66,39 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
     Raises:
         ConfigError: if a node cannot use the configuration, the nodes' data differ, or clients are missing.
     """
-    offers: dict[int, ConfigRecord] = {}
+    offers: dict[int, Offer] = {}
     last_news = monotonic()
     while True:
         if new_nodes := sorted(set(grid.get_node_ids()) - offers.keys()):
             offers |= _ask(grid, new_nodes)
             last_news = monotonic()
-        offered = {client for offer in offers.values() for client in offer["clients"]}
-        missing = config.num_clients - len(offered & set(range(config.num_clients)))
-        if offers and not missing and len(offers) >= max(offer["num-nodes"] for offer in offers.values()):
+        offered = {client for offer in offers.values() for client in offer.clients}
+        missing = sorted(set(range(config.num_clients)) - offered)
+        if offers and not missing and len(offers) >= max(offer.num_nodes for offer in offers.values()):
             return _federation(offers, config)
         if monotonic() - last_news > NODE_WAIT_SECONDS:
             raise ConfigError(
-                f"num-clients = {config.num_clients}, but the {len(offers)} connected SuperNodes offer all but "
-                f"{missing} of the clients 0 to {config.num_clients - 1}: start more SuperNodes or lower num-clients."
+                f"num-clients = {config.num_clients}, but none of the {len(offers)} connected SuperNodes offers "
+                f"{len(missing)} of them (client {missing[:1]} for one): start more SuperNodes or lower num-clients."
             )
         sleep(0.1)
 
 
-def _ask(grid: Grid, nodes: Iterable[int]) -> dict[int, ConfigRecord]:
+def _ask(grid: Grid, nodes: Iterable[int]) -> dict[int, Offer]:
     questions = [Message(RecordDict(), message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
     offers = {}
     for reply in grid.send_and_receive(questions):
         if reply.has_error():
             raise RuntimeError(f"Node {reply.metadata.src_node_id} failed: {reply.error.reason}")
-        offer = reply.content["offer"]
-        if "error" in offer:
-            raise ConfigError(str(offer["error"]))
-        offers[reply.metadata.src_node_id] = offer
+        offers[reply.metadata.src_node_id] = Offer.from_content(reply.content)
     return offers
 
 
-def _federation(offers: dict[int, ConfigRecord], config: RunConfig) -> Federation:
+def _federation(offers: dict[int, Offer], config: RunConfig) -> Federation:
     clients: dict[int, ClientInfo] = {}
     nodes_of: dict[int, list[int]] = {}
     for node, offer in offers.items():
-        columns = (offer[key] for key in ("clients", "num-train-examples", "num-test-examples", "classes"))
+        columns = (offer.clients, offer.num_train, offer.num_test, offer.classes)
         for client, num_train, num_test, classes in zip(*columns, strict=True):
             if client >= config.num_clients:
                 continue
@@ -112,12 +109,13 @@ def _federation(offers: dict[int, ConfigRecord], config: RunConfig) -> Federatio
                 )
             clients[client] = ClientInfo(num_train, num_test, tuple(map(int, classes.split())))
             nodes_of.setdefault(client, []).append(node)
-    facts = {(offer["dataset"], tuple(offer["image-shape"]), offer["num-classes"]) for offer in offers.values()}
+    facts = {(offer.dataset, tuple(offer.image_shape), offer.num_classes) for offer in offers.values()}
     if len(facts) > 1:
-        raise ConfigError(f"The nodes' data differ in dataset, image shape or number of classes: {sorted(facts)}.")
-    dataset, image_shape, num_classes = facts.pop()
-    devices = tuple(sorted({offer["device"] for offer in offers.values()}))
-    return Federation(dict(sorted(clients.items())), nodes_of, dataset, image_shape, num_classes, devices)
+        raise ConfigError(f"The nodes' data differ in name, image shape or number of classes: {sorted(facts)}.")
+    dataset, (channels, height, width), num_classes = facts.pop()
+    devices = tuple(sorted({offer.device for offer in offers.values()}))
+    shape = (channels, height, width)
+    return Federation(dict(sorted(clients.items())), nodes_of, dataset, shape, num_classes, devices)
 
 
 @contextmanager

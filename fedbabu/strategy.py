@@ -1,9 +1,11 @@
 """The strategy: FedAvg over the part of the model that an algorithm shares, and over clients rather than nodes."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
@@ -12,10 +14,12 @@ from torch import Tensor
 from fedbabu.aggregation import weighted_mean
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig
+from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
+from fedbabu.messages import EvaluateReply, Task, TrainReply
 from fedbabu.seeding import Purpose, numpy_generator
 
-Record = dict[str, Any]  # a line of rounds.jsonl or clients.jsonl
+Record = dict[str, Any]  # a line of rounds.jsonl
 
 
 class SharedPartFedAvg(FedAvg):
@@ -46,7 +50,7 @@ class SharedPartFedAvg(FedAvg):
         self.federation = federation
         self.global_model = dict(initial_model)
         self.shared = ALGORITHMS[config.algorithm].shares.names(initial_model)
-        self.client_records: list[Record] = []
+        self.results: dict[int, ClientResult] = {}  # of the last evaluation, by client id
         self._on_round = on_round
         self._on_evaluation = on_evaluation
         self._record: Record = {}
@@ -74,29 +78,28 @@ class SharedPartFedAvg(FedAvg):
             "bytes-sent": 0,
             "bytes-received": 0,
         }
-        work = {"server-round": server_round, "learning-rate": learning_rate}
-        return self._messages(MessageType.TRAIN, arrays, clients, work)
+        return self._messages(MessageType.TRAIN, arrays, Task(server_round, learning_rate, clients))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Replace the shared part of the global model by the clients' mean, weighted by example counts."""
-        contents = self._contents(replies)
-        updates = []
-        for content in contents:
-            update, examples = content["arrays"].to_torch_state_dict(), content["metrics"]["num-examples"]
-            if sorted(update) != sorted(self.shared):
-                raise RuntimeError(f"A node sent {sorted(update)}, but {sorted(self.shared)} are shared.")
-            updates.append((update, examples))
+        updates: list[tuple[Mapping[str, Tensor], int]] = []
+        for content in self._contents(replies):
+            reply = TrainReply.from_content(content)
+            if sorted(reply.mean) != sorted(self.shared):
+                raise RuntimeError(f"A node sent {sorted(reply.mean)}, but {sorted(self.shared)} are shared.")
+            loss = torch.tensor(reply.train_loss, dtype=torch.float64)
+            updates.append((reply.mean | {"train-loss": loss}, reply.num_examples))
         mean, num_examples = weighted_mean(updates)
+        train_loss = mean.pop("train-loss").item()
         self.global_model |= {name: value.to(self.global_model[name].dtype) for name, value in mean.items()}
-        loss = sum(c["metrics"]["train-loss"] * c["metrics"]["num-examples"] for c in contents) / num_examples
         self._record |= {
-            "train-loss": loss,
+            "train-loss": train_loss,
             "num-examples": num_examples,
             "train-seconds": perf_counter() - self._started,
         }
-        return ArrayRecord(self.global_model), MetricRecord({"train-loss": loss})
+        return ArrayRecord(self.global_model), MetricRecord({"train-loss": train_loss})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -107,41 +110,31 @@ class SharedPartFedAvg(FedAvg):
         if not personalize and not (every and server_round % every == 0):
             return []
         self._on_evaluation(personalize)
-        work = {
-            "server-round": server_round,
-            "learning-rate": self.config.finetune_learning_rate,
-            "personalize": personalize,
-        }
-        return self._messages(MessageType.EVALUATE, arrays, self.federation.clients, work)
+        learning_rate = self.config.finetune_learning_rate
+        task = Task(server_round, learning_rate, list(self.federation.clients), personalize)
+        return self._messages(MessageType.EVALUATE, arrays, task)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Collect a row per client and end the round's record with the mean initial accuracy over clients."""
-        rows = sorted(
-            (row for content in self._contents(replies) for row in self._client_rows(content["metrics"])),
-            key=lambda row: row["client"],
-        )
+        """Collect what every client measured, and end the round's record with their mean initial accuracy."""
+        results: dict[int, ClientResult] = {}
+        for content in self._contents(replies):
+            results |= EvaluateReply.from_content(content).results
         seconds = perf_counter() - self._started
         self._record |= {"seconds": seconds, "evaluate-seconds": seconds - self._record["train-seconds"]}
         metrics = None
-        if rows:
-            self.client_records = rows
-            initial = sum(row["accuracy"][0] for row in rows) / len(rows)
+        if results:
+            self.results = dict(sorted(results.items()))
+            initial = sum(result.accuracy[0] for result in results.values()) / len(results)
             self._record["initial-accuracy"] = initial
             metrics = MetricRecord({"initial-accuracy": initial})
         self._on_round(self._record)
         return metrics
 
-    def _messages(
-        self, message_type: str, arrays: ArrayRecord, clients: Iterable[int], work: Record
-    ) -> list[Message]:
-        """One message to each node with its share of the clients and the global model."""
+    def _messages(self, message_type: str, arrays: ArrayRecord, task: Task) -> list[Message]:
+        """One message to each node, with the global model and its share of the task's clients."""
         messages = [
-            Message(
-                content=RecordDict({"arrays": arrays, "config": ConfigRecord({**work, "clients": ids})}),
-                message_type=message_type,
-                dst_node_id=node,
-            )
-            for node, ids in self.federation.assign(clients).items()
+            Message(replace(task, clients=ids).to_content(arrays), message_type=message_type, dst_node_id=node)
+            for node, ids in self.federation.assign(task.clients).items()
         ]
         self._record["bytes-sent"] += len(messages) * _num_bytes(arrays)
         return messages
@@ -159,24 +152,6 @@ class SharedPartFedAvg(FedAvg):
             contents.append(reply.content)
             self._record["bytes-received"] += sum(map(_num_bytes, reply.content.array_records.values()))
         return contents
-
-    def _client_rows(self, metrics: MetricRecord) -> Iterable[Record]:
-        """Take a reply's lists apart: a record for each client, with what is known of it."""
-        clients = metrics["clients"]
-        epochs = len(metrics["accuracy"]) // len(clients)
-        for index, client in enumerate(clients):
-            info, span = self.federation.clients[client], slice(index * epochs, (index + 1) * epochs)
-            row = {
-                "client": client,
-                "num-train-examples": info.num_train,
-                "num-test-examples": info.num_test,
-                "classes": list(info.classes),
-                "accuracy": metrics["accuracy"][span],
-                "loss": metrics["loss"][span],
-            }
-            if "without-head-accuracy" in metrics:
-                row["without-head-accuracy"] = metrics["without-head-accuracy"][index]
-            yield row
 
 
 def _num_bytes(arrays: ArrayRecord) -> int:

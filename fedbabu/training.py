@@ -1,10 +1,11 @@
 """The local SGD loop: all that a client computes between receiving the global model and answering."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fedbabu.algorithms import Part, Phase
 from fedbabu.data import BatchTransform, Examples
@@ -48,10 +49,10 @@ def _sgd(
 ) -> Iterator[float]:
     trained = set(part.names(name for name, _ in model.named_parameters()))
     for name, parameter in model.named_parameters():
-        # Learning rate zero for the rest: it is not given to the optimizer, so no gradient is computed either.
+        # Learning rate zero for the rest: no step moves it, so its gradient is not computed either.
         parameter.requires_grad_(name in trained)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(parameters, settings.learning_rate, settings.momentum)
+    velocities = [torch.zeros_like(parameter) for parameter in parameters]
     model.train()
     for _ in range(settings.epochs):
         order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
@@ -60,8 +61,21 @@ def _sgd(
         for batch in order.split(settings.batch_size):
             images = transform.augment(examples.images[batch], generator)
             loss = F.cross_entropy(model(images), examples.labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            gradients = torch.autograd.grad(loss, parameters)
+            _sgd_step(parameters, gradients, velocities, settings)
             loss_sum += loss.detach() * len(batch)
         yield loss_sum.item() / len(examples)
+
+
+@torch.no_grad()
+def _sgd_step(
+    parameters: list[nn.Parameter], gradients: Sequence[Tensor], velocities: list[Tensor], settings: SGDSettings
+) -> None:
+    """A step of SGD with momentum, bit for bit that of torch.optim.SGD.
+
+    It is written out because making the first torch.optim optimizer of a process imports PyTorch's compiler,
+    which takes every worker seconds before its first step.
+    """
+    for parameter, gradient, velocity in zip(parameters, gradients, velocities, strict=True):
+        velocity.mul_(settings.momentum).add_(gradient)
+        parameter.sub_(velocity, alpha=settings.learning_rate)

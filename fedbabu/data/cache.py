@@ -182,8 +182,7 @@ def _recognize(dataset: str, features: "datasets.Features") -> str | None:
         if (
             known.image_column in features
             and classes
-            and (len(classes), classes[0], classes[-1])
-            == (known.num_classes, known.first_class, known.last_class)
+            and (len(classes), classes[0], classes[-1]) == (known.num_classes, known.first_class, known.last_class)
         ):
             return name
     return None
@@ -196,9 +195,7 @@ def _check_columns(dataset: str, split: str, rows: "datasets.Dataset", image: st
     for key, column in (("image-column", image), ("label-column", label)):
         if column not in rows.column_names:
             given = f"no column '{column}'" if column else "no known columns"
-            raise ConfigError(
-                f"dataset = '{dataset}' has {given} in its {split} split: set {key} to one of {columns}."
-            )
+            raise ConfigError(f"dataset = '{dataset}' has {given} in its {split} split: set {key} to one of {columns}.")
     if not isinstance(rows.features[image], datasets.Image):
         raise ConfigError(f"image-column = '{image}' holds no images in the {split} split of '{dataset}'.")
     feature = rows.features[label]
@@ -236,7 +233,7 @@ def _decode_images(path: Path, dataset: str, split: str, rows: "datasets.Dataset
 
 
 def _open_image(encoded: Mapping[str, Any]) -> Image.Image:
-    """An image of a `datasets.Image` column, upright. (Its own decoder takes several times as long.)"""
+    """An image of a `datasets.Image` column, upright; the column's own decoder takes several times as long."""
     image = Image.open(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
 

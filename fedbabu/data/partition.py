@@ -48,17 +48,19 @@ def open_partition(dataset: ImageDataset, num_clients: int, shards_per_client: i
             _check(dataset, num_clients, shards_per_client)
             train, test = _shards(dataset, num_clients, shards_per_client, seed)
             unfinished = path.with_suffix(".tmp.npz")
-            np.savez(unfinished, **_flat("train", train), **_flat("test", test))
+            # All clients' rows in one array, and where each client's end.
+            np.savez(
+                unfinished,
+                train=np.concatenate(train),
+                test=np.concatenate(test),
+                train_ends=np.cumsum([len(rows) for rows in train]),
+                test_ends=np.cumsum([len(rows) for rows in test]),
+            )
             unfinished.replace(path)
     with np.load(path) as arrays:
         return Partition(
-            {split: dict(enumerate(np.split(arrays[split], arrays[f"{split}-ends"][:-1]))) for split in SPLITS}
+            {split: dict(enumerate(np.split(arrays[split], arrays[f"{split}_ends"][:-1]))) for split in SPLITS}
         )
-
-
-def _flat(split: str, rows: list[Rows]) -> dict[str, Rows]:
-    """All clients' rows in one array, and where each client's end."""
-    return {split: np.concatenate(rows), f"{split}-ends": np.cumsum([len(r) for r in rows])}
 
 
 def _check(dataset: ImageDataset, num_clients: int, shards_per_client: int) -> None:

@@ -48,12 +48,12 @@ class BatchTransform:
     flip: bool = True
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [n, C, H, W] to float32 of the same shape."""
+        """uint8 [n, C, H, W] to PyTorch's default dtype, float32, in the same shape."""
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return images.float().mul_(1 / 255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        return images.to(mean.dtype).mul_(1 / 255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Crop, flip and normalize: uint8 [n, C, H, W] to float32 of the same shape.
+        """Crop, flip and normalize: uint8 [n, C, H, W] to float32 in the same shape.
 
         The generator is the CPU's; it draws row offsets, column offsets and flips, n of each.
         """

@@ -1,5 +1,6 @@
 """The split into body and head that every algorithm of the paper stands on (Section 3)."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -7,18 +8,22 @@ from torch import Tensor, nn
 ImageShape = tuple[int, int, int]  # channels, height, width
 
 
-class SplitNetwork(nn.Module):
+class SplitNetwork(nn.Module, ABC):
     """A body that computes features and a head, the last linear layer, that turns them into class scores.
 
-    Subclasses are built from (image_shape, num_classes) and hand both children to this constructor.
+    A network is a subclass that says how its body is built.
     """
 
     min_size: ClassVar[int]  # smallest height and width, in pixels, that the body can take
 
-    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__()
-        self.body = body
-        self.head = head
+        self.body, num_features = self.build_body(image_shape)
+        self.head = nn.Linear(num_features, num_classes)
+
+    @abstractmethod
+    def build_body(self, image_shape: ImageShape) -> tuple[nn.Module, int]:
+        """A body from float32 [batch, C, H, W] to float32 [batch, features], and the number of features."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores, float32 [batch, classes], of normalized images, float32 [batch, C, H, W]."""

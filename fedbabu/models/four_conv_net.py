@@ -12,11 +12,11 @@ class FourConvNet(SplitNetwork):
 
     min_size = 16
 
-    def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
+    def build_body(self, image_shape: ImageShape) -> tuple[nn.Module, int]:
+        """The four blocks; a 32×32 image ends as 256 features."""
         channels, height, width = image_shape
         blocks = [_block(channels if index == 0 else WIDTH) for index in range(4)]
-        features = WIDTH * (height // 16) * (width // 16)
-        super().__init__(nn.Sequential(*blocks, nn.Flatten()), nn.Linear(features, num_classes))
+        return nn.Sequential(*blocks, nn.Flatten()), WIDTH * (height // 16) * (width // 16)
 
 
 def _block(channels: int) -> nn.Sequential:

@@ -16,7 +16,8 @@ class MobileNet(SplitNetwork):
 
     min_size = 32
 
-    def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
+    def build_body(self, image_shape: ImageShape) -> tuple[nn.Module, int]:
+        """The stem and the thirteen blocks; any image ends as 1024 features."""
         layers: list[nn.Module] = [
             nn.Conv2d(image_shape[0], 32, kernel_size=3, padding=1, bias=False),
             batch_norm(32),
@@ -26,8 +27,7 @@ class MobileNet(SplitNetwork):
         for out_channels, stride in BLOCKS:
             layers += _depthwise_separable(channels, out_channels, stride)
             channels = out_channels
-        body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        super().__init__(body, nn.Linear(channels, num_classes))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
 
 
 def _depthwise_separable(channels: int, out_channels: int, stride: int) -> list[nn.Module]:

@@ -1,0 +1,148 @@
+"""What the server and the nodes say to each other, and how it travels in the records of Flower's messages.
+
+A query is answered with an `Offer`; a train or evaluate message carries a `Task` and is answered with a
+`TrainReply` or an `EvaluateReply`.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedbabu.errors import ConfigError
+from fedbabu.evaluation import ClientResult
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Which clients a node serves, what each holds, and what the global model must fit.
+
+    Attributes:
+        clients: ids; the next three lists have an entry for each.
+        num_train, num_test: examples.
+        classes: of the training examples, as text ("0 7").
+        dataset: the name of the data, the same on every node, as the next two.
+        image_shape: channels, height, width.
+        num_classes: width of the head.
+        num_nodes: in the whole simulation; 0 where a node does not know.
+        device: "cpu" or "cuda".
+    """
+
+    clients: list[int]
+    num_train: list[int]
+    num_test: list[int]
+    classes: list[str]
+    dataset: str
+    image_shape: list[int]
+    num_classes: int
+    num_nodes: int
+    device: str
+
+    def to_content(self) -> RecordDict:
+        """Pack."""
+        return RecordDict({"offer": ConfigRecord(asdict(self))})
+
+    @staticmethod
+    def refusal(error: ConfigError) -> RecordDict:
+        """Pack the sentence that says why this node can offer nothing."""
+        return RecordDict({"offer": ConfigRecord({"error": str(error)})})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> "Offer":
+        """Unpack.
+
+        Raises:
+            ConfigError: the node's, if it refused.
+        """
+        fields: dict[str, Any] = dict(content.config_records["offer"])
+        if "error" in fields:
+            raise ConfigError(fields["error"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a node shall do with the global model: for which clients, and how fast they learn.
+
+    In evaluation, `personalize` asks for accuracy without the head and after each epoch of fine-tuning too.
+    """
+
+    server_round: int
+    learning_rate: float
+    clients: list[int]
+    personalize: bool = False
+
+    def to_content(self, global_model: ArrayRecord) -> RecordDict:
+        """Pack, with the global model."""
+        return RecordDict({"arrays": global_model, "config": ConfigRecord(asdict(self))})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> tuple["Task", State]:
+        """Unpack, with the global model's state dict."""
+        fields: dict[str, Any] = dict(content.config_records["config"])
+        return cls(**fields), content.array_records["arrays"].to_torch_state_dict()
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """The mean of a node's trained clients, of the shared part alone, and of their training losses.
+
+    `num_examples` is the weight of both in the mean over nodes.
+    """
+
+    mean: State
+    num_examples: int
+    train_loss: float
+
+    def to_content(self) -> RecordDict:
+        """Pack, with the record names and the weight's key that Flower's FedAvg expects."""
+        metrics = MetricRecord({"num-examples": self.num_examples, "train-loss": self.train_loss})
+        return RecordDict({"arrays": ArrayRecord(self.mean), "metrics": metrics})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> "TrainReply":
+        """Unpack."""
+        metrics: dict[str, Any] = dict(content.metric_records["metrics"])
+        mean = content.array_records["arrays"].to_torch_state_dict()
+        return cls(mean, metrics["num-examples"], metrics["train-loss"])
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """What each of a node's clients measured, by its id, and the number of test examples of all of them."""
+
+    results: dict[int, ClientResult]
+    num_examples: int
+
+    def to_content(self) -> RecordDict:
+        """Pack: lists with a value per fine-tuning epoch follow one another, client by client."""
+        results = self.results.values()
+        metrics: dict[str, Any] = {
+            "num-examples": self.num_examples,
+            "clients": list(self.results),
+            "accuracy": [value for result in results for value in result.accuracy],
+            "loss": [value for result in results for value in result.loss],
+            "without-head-accuracy": [
+                result.without_head_accuracy for result in results if result.without_head_accuracy is not None
+            ],
+        }
+        return RecordDict({"metrics": MetricRecord(metrics)})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> "EvaluateReply":
+        """Unpack."""
+        metrics: dict[str, Any] = dict(content.metric_records["metrics"])
+        clients, without_head = metrics["clients"], metrics["without-head-accuracy"]
+        values = len(metrics["accuracy"]) // len(clients)
+        results = {
+            client: ClientResult(
+                metrics["accuracy"][index * values : (index + 1) * values],
+                metrics["loss"][index * values : (index + 1) * values],
+                without_head[index] if without_head else None,
+            )
+            for index, client in enumerate(clients)
+        }
+        return cls(results, metrics["num-examples"])

@@ -1,0 +1,43 @@
+"""Fixtures: the default run config, a small federation in this process, and a cache of its own."""
+
+import os
+import tempfile
+import tomllib
+from pathlib import Path
+
+# Before anything imports the package: no test touches the user's cache, or the network.
+os.environ["FEDBABU_CACHE"] = tempfile.mkdtemp(prefix="fedbabu-cache-")
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="fedbabu-hf-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["FLWR_TELEMETRY_ENABLED"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "0"
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).parents[1]
+
+
+def pytest_configure():
+    torch.set_num_threads(1)
+
+
+def default_run_config() -> dict:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["tool"]["flwr"]["app"]["config"]
+
+
+@pytest.fixture
+def run_config(tmp_path) -> dict:
+    """A federation of 8 clients on digits that runs in seconds; three rounds, so the learning rate steps once."""
+    return default_run_config() | {
+        "dataset": "digits",
+        "num-clients": 8,
+        "fraction-train": 0.5,
+        "num-server-rounds": 3,
+        "num-local-epochs": 2,
+        "num-finetune-epochs": 2,
+        "batch-size": 40,
+        "evaluate-every": 1,
+        "seed": 7,
+        "results-dir": str(tmp_path / "results"),
+    }

@@ -1,0 +1,88 @@
+"""The run configuration: one sentence for each mistake, the schedule, and its documentation."""
+
+import pytest
+from conftest import PROJECT, default_run_config
+
+from fedbabu.config import RunConfig, markdown_table
+from fedbabu.errors import ConfigError
+
+
+def test_the_default_is_the_papers_setting():
+    config = RunConfig.from_flower(default_run_config())
+    assert (config.num_clients, config.shards_per_client, config.fraction_train) == (100, 2, 0.1)
+    assert config.num_server_rounds * config.num_local_epochs == 320
+    assert (config.num_finetune_epochs, config.seed) == (5, 42)
+    assert config.finetune_learning_rate == pytest.approx(0.001)
+
+
+def test_learning_rate_falls_in_rounds_41_and_61_of_80_and_stays():
+    config = RunConfig.from_flower(default_run_config())
+    rates = [config.learning_rate_of(server_round) for server_round in range(1, 81)]
+    assert rates == pytest.approx([0.1] * 40 + [0.01] * 20 + [0.001] * 20)
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [(1, [0.1]), (2, [0.1, 0.01]), (3, [0.1, 0.1, 0.01])])
+def test_learning_rate_of_few_rounds(rounds, expected):
+    config = RunConfig.from_flower(default_run_config() | {"num-server-rounds": rounds})
+    assert [config.learning_rate_of(r + 1) for r in range(rounds)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("algorithm", "fedbaboon", "'fedavg' or 'fedbabu'"),
+        ("model-name", "ResNet", "'FourConvNet' or 'MobileNet'"),
+        ("dataset", "", "text that is not empty"),
+        ("num-clients", 0, "an integer of at least 1"),
+        ("num-clients", 2.5, "an integer of at least 1"),
+        ("num-clients", True, "an integer of at least 1"),
+        ("shards-per-client", -1, "an integer of at least 1"),
+        ("fraction-train", 0, "a number in (0, 1]"),
+        ("fraction-train", 1.5, "a number in (0, 1]"),
+        ("fraction-train", "all", "a number in (0, 1]"),
+        ("num-server-rounds", 0, "an integer of at least 1"),
+        ("num-finetune-epochs", -1, "an integer of at least 0"),
+        ("learning-rate", 0.0, "a number above 0"),
+        ("learning-rate", float("nan"), "a number above 0"),
+        ("learning-rate", float("inf"), "a number above 0"),
+        ("momentum", 1.0, "a number in [0, 1)"),
+        ("batch-size", 0, "an integer of at least 1"),
+        ("evaluate-every", -2, "an integer of at least 0"),
+        ("seed", -1, "an integer from 0 to 2^63 - 1"),
+        ("results-dir", " ", "text that is not empty"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed):
+    with pytest.raises(ConfigError) as error:
+        RunConfig.from_flower(default_run_config() | {key: value})
+    sentence = str(error.value)
+    assert key in sentence
+    assert repr(value) in sentence
+    assert allowed in sentence
+    assert "\n" not in sentence
+
+
+def test_an_integer_is_a_number():
+    assert RunConfig.from_flower(default_run_config() | {"fraction-train": 1}).fraction_train == 1.0
+
+
+def test_an_unknown_key_is_named_with_the_nearest_known_one():
+    with pytest.raises(ConfigError, match=r"no run-config key num-client: did you mean num-clients\?"):
+        RunConfig.from_flower(default_run_config() | {"num-client": 3})
+    with pytest.raises(ConfigError, match="no run-config key xyz: known keys are algorithm, model-name"):
+        RunConfig.from_flower(default_run_config() | {"xyz": 3})
+
+
+def test_a_missing_key_is_named():
+    config = default_run_config()
+    del config["momentum"]
+    with pytest.raises(ConfigError, match="lacks the key momentum: SGD's momentum"):
+        RunConfig.from_flower(config)
+
+
+def test_to_flower_is_the_inverse_of_from_flower():
+    assert RunConfig.from_flower(default_run_config()).to_flower() == default_run_config()
+
+
+def test_every_key_is_documented_in_the_readme():
+    assert markdown_table(default_run_config()) in (PROJECT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,157 @@
+"""The app as a user runs it: `flwr run`, Flower's processes, and the notebook on what they leave behind."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import nbformat
+import pytest
+import torch
+from conftest import PROJECT
+from nbclient import NotebookClient
+
+from fedbabu.results import RunFolder, finished_runs
+
+pytestmark = pytest.mark.slow
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory):
+    """The environment of a Flower installation of its own, with a running SuperLink that is stopped at the end."""
+    home, control, http = tmp_path_factory.mktemp("flwr"), free_port(), free_port()
+    environment = os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [
+        "flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess",
+        "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(http),
+    ]  # fmt: skip
+    with (home / "superlink.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
+    for _ in range(600):
+        try:
+            urlopen(f"http://127.0.0.1:{http}/health", timeout=1).close()
+            break
+        except OSError:
+            assert process.poll() is None, (home / "superlink.log").read_text()
+            time.sleep(0.1)
+    yield environment
+    process.terminate()
+    process.wait(timeout=60)
+
+
+def flwr(environment: dict, *arguments: str) -> str:
+    """Run a flwr command in the project's folder and return all that it prints."""
+    result = subprocess.run(
+        [BIN / "flwr", *arguments], env=environment, cwd=PROJECT, text=True, capture_output=True, timeout=900
+    )
+    return result.stdout + result.stderr
+
+
+def status_of_last_run(environment: dict) -> str:
+    return json.loads(flwr(environment, "ls", "--format", "json"))["runs"][0]["status"]
+
+
+@pytest.fixture(scope="module")
+def quickstart(flower, tmp_path_factory) -> tuple[RunFolder, str]:
+    """The README's first command, with its results in a temporary folder."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    preset = folder / "quickstart.toml"
+    shutil.copy(PROJECT / "conf" / "quickstart.toml", preset)
+    with preset.open("a") as file:
+        file.write(f'\nresults-dir = "{folder / "results"}"\n')
+    output = flwr(flower, "run", ".", "--stream", "--run-config", str(preset))
+    runs = finished_runs(folder / "results")
+    assert len(runs) == 1, output
+    return runs[0], output
+
+
+def test_the_quickstart_learns_and_reports(quickstart):
+    run, output = quickstart
+    accuracy = run.summary["accuracy"]
+    assert len(run.clients) == run.config["num-clients"] == 20
+    assert accuracy["personalized"]["mean"] > 90
+    assert accuracy["without-head"]["mean"] > 90
+    assert accuracy["initial"]["mean"] > 40
+    assert run.rounds[-1]["train-loss"] < run.rounds[0]["train-loss"]
+    for expected in ("round  1/", "Without head", "Personalized", f"Run folder: {run.path}"):
+        assert expected in output
+    assert "Traceback" not in output
+
+
+def test_the_quickstart_used_its_two_supernodes(quickstart):
+    run, _ = quickstart
+    assert json.loads((run.path / "config.json").read_text())["federation"]["num-supernodes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("run_config", "sentence"),
+    [
+        ("fraction-train=2.0", "fraction-train = 2.0 is not allowed: it must be a number in (0, 1]."),
+        ("dataset='digits' shards-per-client=11", "shards-per-client = 11 is more than the labels allow"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_the_run_ends_as_failed(flower, tmp_path, run_config, sentence):
+    results = tmp_path / "results"
+    output = flwr(flower, "run", ".", "--stream", "--run-config", f"{run_config} results-dir='{results}'")
+    assert sentence in output
+    assert "Traceback" not in output
+    assert status_of_last_run(flower) == "finished:failed"
+    assert not results.exists() or not list(results.iterdir())
+
+
+def test_two_and_twenty_supernodes_give_the_same_model(flower, tmp_path):
+    overrides = (
+        f"dataset='digits' num-clients=10 fraction-train=0.5 num-server-rounds=3 num-local-epochs=1 "
+        f"num-finetune-epochs=1 results-dir='{tmp_path}'"
+    )
+    for nodes in (2, 20):
+        federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
+        flwr(flower, "run", ".", "--stream", "--run-config", overrides, "--federation-config", federation)
+    two, twenty = finished_runs(tmp_path)
+    for run, nodes in ((two, 2), (twenty, 10)):  # of twenty nodes and ten clients, ten nodes have one each
+        assert json.loads((run.path / "config.json").read_text())["federation"]["num-supernodes"] == nodes
+    state = twenty.model()
+    assert all(torch.equal(value, state[name]) for name, value in two.model().items())
+    assert two.clients == twenty.clients
+
+
+def execute_notebook(folder: Path) -> str:
+    """Run plot.ipynb from top to bottom in a folder and return the text of all its outputs."""
+    notebook = nbformat.read(PROJECT / "plot.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    text = ""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            text += output.get("text", "")
+            text += "".join(f"<{kind}>" for kind in output.get("data", {}))
+    return text
+
+
+def test_the_notebook_shows_the_newest_run(quickstart):
+    run, _ = quickstart
+    text = execute_notebook(run.path.parent.parent)
+    assert run.path.name in text
+    assert text.count("<image/png>") >= 4
+
+
+def test_the_notebook_says_what_to_run_when_there_is_nothing(tmp_path):
+    text = execute_notebook(tmp_path)
+    assert "flwr run . --stream --run-config conf/quickstart.toml" in text

@@ -1,0 +1,139 @@
+"""What a client computes: the SGD loop and the evaluation, each alone."""
+
+import copy
+
+import pytest
+import torch
+
+from fedbabu.aggregation import weighted_mean
+from fedbabu.algorithms import Part, Phase
+from fedbabu.data import BatchTransform, Examples
+from fedbabu.evaluation import (
+    class_templates,
+    evaluate_initial,
+    evaluate_personalized,
+    features,
+    nearest_template,
+)
+from fedbabu.models import build_model
+from fedbabu.training import SGDSettings, train
+
+TRANSFORM = BatchTransform((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_padding=2)
+
+
+def examples(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (n, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return Examples(images, torch.randint(5, (n,), generator=generator))
+
+
+@pytest.fixture
+def model():
+    return build_model("FourConvNet", (3, 16, 16), 5, seed=0)
+
+
+def run(model, part, data=None, **settings):
+    sgd = SGDSettings(**{"epochs": 2, "batch_size": 8, "learning_rate": 0.1, "momentum": 0.9} | settings)
+    return list(train(model, data or examples(20), TRANSFORM, (Phase(part),), sgd, torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("part", [Part.BODY, Part.HEAD, Part.FULL])
+def test_only_the_trained_part_moves(model, part):
+    before = copy.deepcopy(model.state_dict())
+    losses = run(model, part)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == set(part.names(before))
+    assert len(losses) == 2
+
+
+def test_training_is_reproducible_and_learns(model):
+    other = copy.deepcopy(model)
+    losses = run(model, Part.FULL, epochs=15, learning_rate=0.02)
+    assert losses == run(other, Part.FULL, epochs=15, learning_rate=0.02)
+    assert losses[-1] < losses[0]
+    assert torch.equal(model.head.weight, other.head.weight)
+
+
+def test_the_step_is_torchs_sgd_bit_for_bit(model):
+    """The same batches through torch.optim.SGD, its head's learning rate zero, give the same parameters."""
+    other, data = copy.deepcopy(model), examples(20)
+    run(model, Part.BODY, data)
+    groups = [{"params": other.body.parameters()}, {"params": other.head.parameters(), "lr": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        for batch in torch.randperm(20, generator=generator).split(8):
+            images = TRANSFORM.augment(data.images[batch], generator)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(other(images), data.labels[batch]).backward()
+            optimizer.step()
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_frozen_part_trains_again_in_the_next_phase(model):
+    before = model.head.weight.clone()
+    run(model, Part.BODY)
+    run(model, Part.FULL)
+    assert not torch.equal(model.head.weight, before)
+
+
+def test_the_yielded_loss_is_the_mean_over_examples(model):
+    """With learning rate near zero and one batch, it is the loss of the untouched model."""
+    data = examples(20)
+    plain = BatchTransform((0.5,) * 3, (0.5,) * 3, crop_padding=0, flip=False)
+    sgd = SGDSettings(epochs=1, batch_size=20, learning_rate=1e-12, momentum=0.0)
+    (loss,) = train(model, data, plain, (Phase(Part.FULL),), sgd, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(model(plain.normalize(data.images)), data.labels)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_up_to_128_images_are_evaluated_in_one_batch(model):
+    """BatchNorm ties a batch together, so the batches of an evaluation are part of its definition."""
+    data = examples(128)
+    with torch.no_grad():
+        torch.testing.assert_close(features(model, data, TRANSFORM), model.body(TRANSFORM.normalize(data.images)))
+    data = examples(129)
+    with torch.no_grad():
+        halves = [model.body(TRANSFORM.normalize(data.images[part])) for part in (slice(65), slice(65, None))]
+    torch.testing.assert_close(features(model, data, TRANSFORM), torch.cat(halves))
+
+
+def test_templates_are_class_means_and_cosine_picks_the_nearest():
+    train_features = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 1.0]])
+    templates = class_templates(train_features, torch.tensor([0, 0, 2]), num_classes=3)
+    torch.testing.assert_close(templates[[0, 2]], torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    # Far along the first axis, though nearer to the second template by distance; and never the absent class 1.
+    test_features = torch.tensor([[0.4, 0.3], [0.1, 9.0], [-1.0, -1.1]])
+    assert nearest_template(test_features, templates).tolist() == [0, 2, 0]
+
+
+def test_personalized_evaluation_counts_epochs_and_starts_from_the_initial(model):
+    own, test = examples(20), examples(30, seed=1)
+    initial = evaluate_initial(model, test, TRANSFORM)
+    sgd = SGDSettings(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.9)
+    tuning = train(model, own, TRANSFORM, (Phase(Part.FULL),), sgd, torch.Generator().manual_seed(1))
+    result = evaluate_personalized(model, own, test, TRANSFORM, tuning)
+    assert len(result.accuracy) == len(result.loss) == 4
+    assert (result.accuracy[0], result.loss[0]) == (initial.accuracy[0], pytest.approx(initial.loss[0]))
+    assert 0 <= result.without_head_accuracy <= 100
+    final = evaluate_initial(model, test, TRANSFORM)
+    assert result.accuracy[-1] == final.accuracy[0]
+
+
+def test_weighted_mean_is_exact_and_does_not_depend_on_the_grouping():
+    generator = torch.Generator().manual_seed(0)
+    states = [({"w": torch.randn(1000, generator=generator)}, n) for n in (500, 137, 500, 20, 3)]
+    whole, total = weighted_mean(states)
+    assert total == 1160
+    assert whole["w"].dtype == torch.float64
+    expected = sum(state["w"].double() * n for state, n in states) / 1160
+    torch.testing.assert_close(whole["w"], expected, rtol=1e-15, atol=0)
+    grouped, _ = weighted_mean([weighted_mean(states[:2]), weighted_mean(states[2:])])
+    assert torch.equal(grouped["w"].float(), whole["w"].float())
+
+
+def test_a_mean_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="nothing to average"):
+        weighted_mean([])

@@ -1,0 +1,200 @@
+"""The whole protocol on a small federation, against an independent reference and against itself."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+from flwr.app import MessageType
+from in_process import run_server
+
+from fedbabu import client_app
+from fedbabu.algorithms import ALGORITHMS
+from fedbabu.data import open_dataset, open_partition
+from fedbabu.models import build_model
+
+
+def client_data(run_config):
+    """Every client's normalized training and test tensors: {id: ((x, y), (x, y))}."""
+    dataset = open_dataset("digits")
+    partition = open_partition(dataset, run_config["num-clients"], run_config["shards-per-client"], run_config["seed"])
+
+    def tensors(split, client):
+        rows = partition.rows[split][client]
+        pixels = torch.from_numpy(dataset.images[split][rows]).permute(0, 3, 1, 2)
+        return (pixels.to(torch.get_default_dtype()) / 255 - 0.5) / 0.5, torch.from_numpy(dataset.labels[split][rows])
+
+    return {client: (tensors("train", client), tensors("test", client)) for client in partition.clients}
+
+
+def initial_model(run_config):
+    return dict(build_model("FourConvNet", (1, 16, 16), 10, run_config["seed"]).state_dict())
+
+
+@pytest.fixture
+def float64():
+    """The whole run in float64, where ties in ReLU and max-pooling do not blow rounding errors up."""
+    torch.set_default_dtype(torch.float64)
+    client_app._open_node.cache_clear()
+    yield
+    torch.set_default_dtype(torch.float32)
+    client_app._open_node.cache_clear()
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("algorithm", ["fedbabu", "fedavg"])
+def test_flower_run_matches_the_plain_pytorch_reference(run_config, algorithm):
+    run_config["algorithm"] = algorithm
+    run, _ = run_server(run_config, num_nodes=3)
+
+    data, theta = client_data(run_config), initial_model(run_config)
+    trained = [name for name in theta if algorithm == "fedavg" or name.startswith("body.")]
+    history, last_rate = reference.federated(
+        theta, {client: train for client, (train, _) in data.items()}, trained,
+        rounds=3, fraction=0.5, epochs=2, batch_size=40, rate=0.1, momentum=0.9, seed=7,
+    )  # fmt: skip
+
+    for name, value in run.model().items():
+        torch.testing.assert_close(value, history[-1][name], rtol=1e-8, atol=1e-10)
+    for record, theta in zip(run.rounds, history, strict=True):
+        expected = np.mean([reference.accuracy(theta, *test) for _, test in data.values()])
+        assert record["initial-accuracy"] == pytest.approx(expected, abs=1e-9)
+    theta = history[-1]
+    assert last_rate == pytest.approx(0.01)
+    for row in run.clients:
+        train, test = data[row["client"]]
+        generator = reference.stream(7, reference.FINE_TUNING, 3, row["client"])
+        expected = [reference.accuracy(theta, *test)]
+        for epochs in (1, 2):
+            tuned = reference.sgd(theta, *train, list(theta), epochs, 40, last_rate, 0.9, generator)
+            expected.append(reference.accuracy(tuned, *test))
+            generator = reference.stream(7, reference.FINE_TUNING, 3, row["client"])
+        assert row["accuracy"] == pytest.approx(expected)
+        assert row["without-head-accuracy"] == pytest.approx(reference.accuracy_without_head(theta, train, test))
+
+
+def test_fedbabus_head_never_moves_and_never_travels_up(run_config):
+    run, grid = run_server(run_config)
+    initial, final = initial_model(run_config), run.model()
+    assert torch.equal(final["head.weight"], initial["head.weight"])
+    assert torch.equal(final["head.bias"], initial["head.bias"])
+    assert not torch.equal(final["body.0.0.weight"], initial["body.0.0.weight"])
+    body = {name for name in initial if name.startswith("body.")}
+    for request, reply in grid.of_type(MessageType.TRAIN):
+        assert set(request.content["arrays"]) == set(initial)
+        assert set(reply.content["arrays"]) == body
+
+
+def test_fedavg_moves_and_sends_everything(run_config):
+    run, grid = run_server(run_config | {"algorithm": "fedavg"})
+    initial = initial_model(run_config)
+    assert not torch.equal(run.model()["head.weight"], initial["head.weight"])
+    for _, reply in grid.of_type(MessageType.TRAIN):
+        assert set(reply.content["arrays"]) == set(initial)
+
+
+def test_results_do_not_depend_on_the_number_of_nodes(run_config):
+    runs = [run_server(run_config, num_nodes=nodes)[0] for nodes in (2, 5, 20)]
+    for other in runs[1:]:
+        for name, value in runs[0].model().items():
+            assert torch.equal(value, other.model()[name])
+        assert runs[0].clients == other.clients
+        for mine, its in zip(runs[0].rounds, other.rounds, strict=True):
+            assert mine["clients"] == its["clients"]
+            assert mine["train-loss"] == pytest.approx(its["train-loss"], abs=1e-12)
+
+
+def test_another_seed_gives_another_run(run_config):
+    one, _ = run_server(run_config)
+    other, _ = run_server(run_config | {"seed": 8})
+    assert not torch.equal(one.model()["body.0.0.weight"], other.model()["body.0.0.weight"])
+
+
+def test_each_node_gets_one_message_and_an_even_share(run_config):
+    _, grid = run_server(run_config | {"fraction-train": 1.0, "num-server-rounds": 1}, num_nodes=4)
+    shares = [request.content["config"]["clients"] for request, _ in grid.of_type(MessageType.TRAIN)]
+    assert sorted(client for share in shares for client in share) == list(range(8))
+    assert [len(share) for share in shares] == [2, 2, 2, 2]
+
+
+def test_with_a_node_per_client_each_node_trains_its_own(run_config):
+    _, grid = run_server(run_config, num_nodes=8)
+    for request, reply in grid.of_type(MessageType.TRAIN):
+        assert request.content["config"]["clients"] == [request.metadata.dst_node_id - 100]
+        assert {array.dtype for array in reply.content["arrays"].values()} == {"float32"}
+
+
+def test_learning_rates_reach_the_clients(run_config):
+    config = run_config | {"num-server-rounds": 8, "evaluate-every": 0, "num-local-epochs": 1}
+    run, grid = run_server(config)
+    rates = [record["learning-rate"] for record in run.rounds]
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+    sent = {r.content["config"]["server_round"]: r.content["config"]["learning_rate"] for r, _ in grid.of_type("train")}
+    assert list(sent.values()) == pytest.approx(rates)
+    (finetune_rate,) = {r.content["config"]["learning_rate"] for r, _ in grid.of_type("evaluate")}
+    assert finetune_rate == pytest.approx(0.001)
+
+
+@pytest.mark.usefixtures("float64")
+def test_momentum_is_not_carried_between_rounds(run_config):
+    """A client sampled in two rounds starts both from rest: the reference does, and the optimizer is new."""
+    config = run_config | {"num-clients": 1, "fraction-train": 1.0, "num-server-rounds": 2, "num-local-epochs": 1}
+    run, _ = run_server(config, num_nodes=1)
+    data, theta = client_data(config), initial_model(config)
+    trained = [name for name in theta if name.startswith("body.")]
+    history, _ = reference.federated(
+        theta, {0: data[0][0]}, trained,
+        rounds=2, fraction=1.0, epochs=1, batch_size=40, rate=0.1, momentum=0.9, seed=7,
+    )  # fmt: skip
+    expected = history[-1]["body.3.0.weight"]
+    torch.testing.assert_close(run.model()["body.3.0.weight"], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_failing_node_stops_the_run_and_is_named(run_config, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("fedbabu.client_app._Node.train", fail)
+    with pytest.raises(RuntimeError, match=r"Node 10[01] failed.*out of memory"):
+        run_server(run_config)
+
+
+def test_every_algorithm_shares_what_it_trains():
+    for algorithm in ALGORITHMS.values():
+        assert all(phase.part in algorithm.shares for phase in algorithm.trains)
+
+
+def test_mobile_net_on_a_local_folder_of_coloured_images(run_config, tmp_path):
+    from test_data import write_folder
+
+    write_folder(tmp_path / "pets", classes=4, size=(32, 32), num=80)
+    config = run_config | {
+        "model-name": "MobileNet",
+        "dataset": str(tmp_path / "pets"),
+        "image-column": "picture",
+        "label-column": "kind",
+        "num-clients": 4,
+        "num-server-rounds": 1,
+        "num-local-epochs": 1,
+        "num-finetune-epochs": 1,
+        "batch-size": 10,
+    }
+    run, grid = run_server(config)
+    assert run.dataset == {"name": config["dataset"], "image-shape": [3, 32, 32], "num-classes": 4}
+    assert [row["num-train-examples"] for row in run.clients] == [20] * 4
+    assert all("body" in name for _, reply in grid.of_type("train") for name in reply.content["arrays"])
+
+
+def test_a_node_with_its_own_data_offers_its_client(run_config, tmp_path):
+    """As in a real federation: two SuperNodes, each started with the folder of its data."""
+    from fedbabu.data.digits import write_digits
+
+    configs = []
+    for number in range(2):
+        folder = tmp_path / f"owner{number}"
+        folder.mkdir()
+        write_digits(folder)
+        configs.append({"data-path": str(folder), "partition-id": number})
+    run, grid = run_server(run_config | {"num-clients": 2, "fraction-train": 1.0}, node_configs=configs)
+    assert [row["num-train-examples"] for row in run.clients] == [1440, 1440]
+    for request, _ in grid.of_type(MessageType.TRAIN):
+        assert request.content["config"]["clients"] == [request.metadata.dst_node_id - 100]

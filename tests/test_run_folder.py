@@ -1,0 +1,254 @@
+"""The run folder as a reader meets it: what is in it, how it is read back, and what is said on the way."""
+
+import json
+import re
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from in_process import InProcessGrid, run_server
+from safetensors.torch import load_file
+
+from fedbabu import server_app
+from fedbabu.errors import ConfigError
+from fedbabu.paper import find_cells, tables
+from fedbabu.plots import save_plots
+from fedbabu.report import final_report
+from fedbabu.results import finished_runs, newest_per_algorithm
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, its grid and all that it printed."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from conftest import default_run_config
+
+    config = default_run_config() | {
+        "dataset": "digits",
+        "num-clients": 6,
+        "fraction-train": 0.5,
+        "num-server-rounds": 4,
+        "num-local-epochs": 1,
+        "num-finetune-epochs": 2,
+        "evaluate-every": 2,
+        "results-dir": str(tmp_path_factory.mktemp("results")),
+    }
+    with redirect_stdout(StringIO()) as output:
+        run, grid = run_server(config)
+    return run, grid, output.getvalue(), config
+
+
+def test_the_configuration_and_the_versions_are_kept(finished):
+    run, _, _, config = finished
+    content = json.loads((run.path / "config.json").read_text())
+    assert content["run-config"] == config == run.config
+    assert content["versions"]["torch"] == version("torch")
+    assert content["versions"]["flwr"] == version("flwr")
+    assert content["dataset"] == {"name": "digits", "image-shape": [1, 16, 16], "num-classes": 10}
+    assert content["federation"] == {"num-supernodes": 2, "devices": ["cpu"]}
+
+
+def test_a_line_per_round(finished):
+    run, grid, _, _ = finished
+    rounds = run.rounds
+    assert [record["round"] for record in rounds] == [1, 2, 3, 4]
+    assert ["initial-accuracy" in record for record in rounds] == [False, True, False, True]
+    for record in rounds:
+        assert len(record["clients"]) == len(set(record["clients"])) == 3
+        assert record["num-examples"] == 3 * 240
+        assert record["seconds"] >= record["train-seconds"] > 0
+    sizes = {name: value.numel() * value.element_size() for name, value in run.model().items()}
+    model = sum(sizes.values())
+    trained = [len(messages) for messages in _by_round(grid, "train").values()]
+    evaluated = [len(_by_round(grid, "evaluate").get(r, [])) for r in (1, 2, 3, 4)]
+    for record, train, evaluate in zip(rounds, trained, evaluated, strict=True):
+        # A little over the parameters' own bytes: Flower's arrays carry a header each.
+        assert 1 <= record["bytes-sent"] / ((train + evaluate) * model) < 1.02
+
+
+def _by_round(grid, message_type):
+    messages = {}
+    for request, _ in grid.of_type(message_type):
+        messages.setdefault(request.content["config"]["server_round"], []).append(request)
+    return messages
+
+
+def test_only_the_body_is_received(finished):
+    run, grid, _, _ = finished
+    received = sum(len(array.data) for _, reply in grid.of_type("train") for array in reply.content["arrays"].values())
+    assert received == sum(record["bytes-received"] for record in run.rounds)
+
+
+def test_a_line_per_client(finished):
+    run, _, _, _ = finished
+    rows = run.clients
+    assert [row["client"] for row in rows] == list(range(6))
+    for row in rows:
+        assert len(row["accuracy"]) == len(row["loss"]) == 3
+        assert row["num-train-examples"] == 240
+        assert all(0 <= value <= 100 for value in [*row["accuracy"], row["without-head-accuracy"]])
+        assert row["classes"] == sorted(set(row["classes"]))
+    assert sum(row["num-test-examples"] for row in rows) == 300
+
+
+def test_the_model_is_safetensors(finished):
+    run, _, _, _ = finished
+    state = load_file(run.path / "model.safetensors")
+    assert all(torch.equal(value, state[name]) for name, value in run.model().items())
+    assert sum(value.numel() for value in state.values()) == 112_586
+
+
+def test_the_summary_is_mean_and_population_std_over_clients(finished):
+    run, _, _, _ = finished
+    personalized = np.array([row["accuracy"][-1] for row in run.clients])
+    summary = run.summary
+    assert summary["accuracy"]["personalized"] == pytest.approx(
+        {"mean": personalized.mean(), "std": np.sqrt(((personalized - personalized.mean()) ** 2).mean())}
+    )
+    assert summary["num-clients"] == 6
+    assert summary["paper"] == {}
+    assert run.rounds[-1]["initial-accuracy"] == pytest.approx(summary["accuracy"]["initial"]["mean"])
+
+
+def test_plots_are_pngs(finished):
+    run, _, _, _ = finished
+    plots = sorted((run.path / "plots").iterdir())
+    assert [plot.name for plot in plots] == [
+        "accuracy_over_clients.png",
+        "accuracy_over_finetune_epochs.png",
+        "accuracy_over_rounds.png",
+    ]
+    assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in plots)
+
+
+def test_what_a_run_says(finished):
+    run, _, output, _ = finished
+    lines = output.splitlines()
+    assert "fedbabu on digits: 6 clients with 2 shards each, 1440 training and 300 test images" in lines
+    rounds = [line for line in lines if line.startswith("round")]
+    assert len(rounds) == 4
+    assert re.fullmatch(r"round 1/4   loss \d\.\d{4}   +\d+\.\d s   \d+ (s|min) left", rounds[0])
+    assert re.search(r"left   initial accuracy \d+\.\d\d %$", rounds[1])
+    assert "left" not in rounds[3]
+    for metric in ("Initial", "Without head", "Personalized"):
+        assert re.search(rf"{metric} +│ +\d+\.\d\d ± \d+\.\d\d", output)
+    assert lines[-1] == f"Run folder: {run.path}"
+    assert run.path.is_absolute()
+
+
+def test_finished_runs_are_found_and_unfinished_ones_are_not(finished, tmp_path):
+    run, _, _, config = finished
+    assert [found.path for found in finished_runs(config["results-dir"])] == [run.path]
+    assert finished_runs(tmp_path) == []
+    (tmp_path / "interrupted").mkdir()
+    (tmp_path / "interrupted" / "rounds.jsonl").write_text("{}\n")
+    assert finished_runs(tmp_path) == []
+
+
+def test_runs_to_compare_are_the_newest_of_each_algorithm_in_one_setting(run_config):
+    config = run_config | {"num-server-rounds": 1, "num-local-epochs": 1, "num-finetune-epochs": 1}
+    fedavg, _ = run_server(config | {"algorithm": "fedavg"})
+    run_server(config | {"num-clients": 4})
+    run_server(config)
+    newest, _ = run_server(config | {"seed": 1})
+    runs = newest_per_algorithm(finished_runs(config["results-dir"]))
+    assert [run.path for run in runs] == [fedavg.path, newest.path]
+
+
+def default_with(**overrides):
+    from conftest import default_run_config
+
+    return default_run_config() | overrides
+
+
+def test_the_default_run_has_the_papers_cells():
+    cells = find_cells(default_with(), "cifar10")
+    assert {metric: (cell.mean, cell.std, cell.table) for metric, cell in cells.items()} == {
+        "initial": (44.39, 16.49, 12),
+        "without-head": (83.12, 9.68, 12),
+        "personalized": (87.85, 8.57, 13),
+    }
+    fedavg = find_cells(default_with(algorithm="fedavg"), "cifar10")
+    assert {metric: (cell.mean, cell.std) for metric, cell in fedavg.items()} == {
+        "initial": (26.72, 14.54),
+        "without-head": (78.56, 12.58),
+        "personalized": (85.94, 10.72),
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num-server-rounds": 79}, {"num-clients": 50}, {"learning-rate": 0.05}, {"shards-per-client": 3}],
+)
+def test_another_setting_has_no_cell(change):
+    assert find_cells(default_with(**change), "cifar10") == {}
+    assert find_cells(default_with(), "cifar100") == {}
+
+
+def test_tables_are_whole_and_plausible():
+    assert [table["table"] for table in tables()] == [3, 5, 12, 13]
+    for table in tables():
+        settings = {(r["shards-per-client"], r["fraction-train"], r["num-local-epochs"]) for r in table["rows"]}
+        assert len(settings) == len(table["rows"]) == 18
+        for row in table["rows"]:
+            cells = [cell for algorithm in row.values() if isinstance(algorithm, dict) for cell in algorithm.values()]
+            assert len(cells) == (4 if table["table"] in (3, 12) else 8)
+            assert all(0 < std < 30 < 200 and 5 < mean < 100 for mean, std in cells)
+
+
+def test_the_report_shows_the_papers_cells_beside_ours(finished, monkeypatch):
+    run, _, _, _ = finished
+    summary = run.summary | {"paper": {"personalized": {"mean": 87.85, "std": 8.57, "table": 13}}}
+    monkeypatch.setattr(type(run), "summary", summary)
+    report = final_report(run)
+    assert "87.85 ± 8.57 (Table 13)" in report
+    assert f"{summary['accuracy']['personalized']['mean'] - 87.85:+.2f}" in report
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"algorithm": "fedx"}, "algorithm = 'fedx' is not allowed: it must be 'fedavg' or 'fedbabu'."),
+        ({"fraction-train": 1.2}, "fraction-train = 1.2 is not allowed"),
+        ({"shards-per-client": 11}, "shards-per-client = 11 is more than the labels allow"),
+        ({"num-clients": 5000}, "num-clients = 5000 with shards-per-client = 2 needs 10000 shards"),
+        ({"dataset": "cifar10"}, "The Hub cannot be reached"),
+        ({"label-column": "kind"}, "no column 'kind' in its train split: set label-column to one of image, label"),
+        ({"model-name": "MobileNet"}, "'MobileNet' needs images of at least 32×32 pixels"),
+    ],
+)
+def test_bad_input_ends_the_run_before_anything_is_written(run_config, change, sentence):
+    with pytest.raises(ConfigError) as error:
+        run_server(run_config | change)
+    assert sentence in str(error.value)
+    assert finished_runs(run_config["results-dir"]) == []
+    from pathlib import Path
+
+    results = Path(run_config["results-dir"])
+    assert not results.exists() or not list(results.iterdir())
+
+
+def test_an_unwritable_results_folder(run_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"results-dir = '.*/file/results' cannot be written \(.*Not a directory\)"):
+        run_server(run_config | {"results-dir": str(tmp_path / "file" / "results")})
+
+
+def test_too_few_nodes_for_the_clients(run_config, monkeypatch, tmp_path):
+    """Nodes with their own data offer one client each; the others must come from somewhere."""
+    from fedbabu.config import RunConfig
+    from fedbabu.data.digits import write_digits
+
+    monkeypatch.setattr(server_app, "NODE_WAIT_SECONDS", 0.2)
+    write_digits(tmp_path)
+    grid = InProcessGrid(run_config, node_configs=[{"data-path": str(tmp_path), "partition-id": 0}])
+    with pytest.raises(ConfigError, match="num-clients = 8, but none of the 1 connected SuperNodes offers 7 of them"):
+        server_app.discover(grid, RunConfig.from_flower(run_config))
+
+
+def test_plots_can_be_drawn_again(finished):
+    run, _, _, _ = finished
+    save_plots(run)
