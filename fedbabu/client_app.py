@@ -5,8 +5,10 @@ node p offers client p; with fewer, every node can read the whole dataset and of
 `--node-config "data-path='/path/to/data' partition-id=3"` offers client 3, its own folder.
 """
 
-from collections.abc import Iterator
-from functools import cache, cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedbabu.aggregation import weighted_mean
-from fedbabu.algorithms import ALGORITHMS, Phase
+from fedbabu.algorithms import ALGORITHMS, Algorithm, Phase
 from fedbabu.config import RunConfig
 from fedbabu.data import (
     Examples,
@@ -28,9 +30,11 @@ from fedbabu.data import (
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult, evaluate_initial, evaluate_personalized
 from fedbabu.messages import EvaluateReply, Offer, State, Task, TrainReply
-from fedbabu.models import SplitNetwork, build_model
+from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.seeding import Purpose, torch_generator
 from fedbabu.training import SGDSettings, train
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 app = ClientApp()
 
@@ -90,40 +94,45 @@ def evaluate_clients(message: Message, context: Context) -> Message:
     return Message(EvaluateReply(results, num_examples).to_content(), reply_to=message)
 
 
+@dataclass(frozen=True)
 class _Node:
-    """What a node works with: the configuration, its data, which clients it offers, a model and a device."""
+    """What a node works with: the configuration, its data, and which clients it offers.
 
-    def __init__(
-        self,
-        config: RunConfig,
-        dataset: ImageDataset,
-        partition: Partition,
-        clients: list[int],
-        num_nodes: int = 0,
-    ) -> None:
-        self.config = config
-        self.algorithm = ALGORITHMS[config.algorithm]
-        self.dataset = dataset
-        self.partition = partition
-        self.clients = clients
-        self.num_nodes = num_nodes  # of the whole simulation; 0 where a node does not know
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    `num_nodes` is that of the whole simulation, or 0 where a node does not know it.
+    """
 
-    @staticmethod
-    def of(context: Context) -> "_Node":
-        """The node of a message's context, opened once per process."""
-        return _open_node(
-            RunConfig.from_flower(context.run_config),
-            context.node_config.get("data-path"),
-            context.node_config.get("partition-id"),
-            context.node_config.get("num-partitions", 0),
-        )
+    config: RunConfig
+    dataset: ImageDataset
+    partition: Partition
+    clients: list[int]
+    num_nodes: int = 0
 
-    @cached_property
+    @classmethod
+    def of(cls, context: Context) -> "_Node":
+        """The node of a message's context. What is costly to open is opened once per process."""
+        config = RunConfig.from_flower(context.run_config)
+        node: Mapping[str, Any] = context.node_config
+        number, num_nodes = node.get("partition-id"), node.get("num-partitions", 0)
+        if own_folder := node.get("data-path"):
+            if type(number) is not int:
+                raise ConfigError(f"A node with data-path = '{own_folder}' needs a partition-id, its client's number.")
+            dataset = open_dataset(own_folder, config.image_column, config.label_column)
+            return cls(config, dataset, whole_dataset(dataset, number), [number])
+        dataset, partition = _open_simulated_data(config)
+        clients = partition.clients
+        if number is not None and num_nodes >= len(clients):
+            clients = clients[number : number + 1]
+        return cls(config, dataset, partition, clients, num_nodes)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The row of the table."""
+        return ALGORITHMS[self.config.algorithm]
+
+    @property
     def model(self) -> SplitNetwork:
-        """A network to load each client's parameters into."""
-        shape, num_classes = self.dataset.image_shape, self.dataset.num_classes
-        return build_model(self.config.model_name, shape, num_classes, self.config.seed).to(self.device)
+        """A network to load each client's parameters into, one per process."""
+        return _open_model(self.config.model_name, self.dataset.image_shape, self.dataset.num_classes)
 
     def offer(self) -> Offer:
         """Say what the server needs to know before it can sample clients and build the global model."""
@@ -137,13 +146,13 @@ class _Node:
             image_shape=list(self.dataset.image_shape),
             num_classes=self.dataset.num_classes,
             num_nodes=self.num_nodes,
-            device=self.device.type,
+            device=DEVICE.type,
         )
 
     def examples(self, split: str, client: int) -> Examples:
         """A client's training or test examples, on this node's device."""
         rows = self.partition.rows[split][client]
-        return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, self.device)
+        return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, DEVICE)
 
     def train(
         self, phases: tuple[Phase, ...], examples: Examples, purpose: Purpose, client: int, task: Task
@@ -161,15 +170,11 @@ class _Node:
 
 
 @cache
-def _open_node(config: RunConfig, data_path: str | None, number: int | None, num_nodes: int = 0) -> _Node:
-    if data_path is not None:
-        if number is None:
-            raise ConfigError(f"A node with data-path = '{data_path}' needs a partition-id, the id of its client.")
-        dataset = open_dataset(data_path, config.image_column, config.label_column)
-        return _Node(config, dataset, whole_dataset(dataset, number), [number])
+def _open_simulated_data(config: RunConfig) -> tuple[ImageDataset, Partition]:
     dataset = open_dataset(config.dataset, config.image_column, config.label_column)
-    partition = open_partition(dataset, config.num_clients, config.shards_per_client, config.seed)
-    clients = partition.clients
-    if number is not None and num_nodes >= len(clients):
-        clients = clients[number : number + 1]
-    return _Node(config, dataset, partition, clients, num_nodes)
+    return dataset, open_partition(dataset, config.num_clients, config.shards_per_client, config.seed)
+
+
+@cache
+def _open_model(name: str, image_shape: ImageShape, num_classes: int) -> SplitNetwork:
+    return build_model(name, image_shape, num_classes, seed=0).to(DEVICE)

@@ -107,6 +107,12 @@ class RunConfig:
         return self.learning_rate / 10**decays
 
     @property
+    def clients_per_round(self) -> int:
+        """M = max(⌊f · N⌋, 1), the clients sampled in a round (Algorithm 1, line 3)."""
+        # Rounded first: 0.29 · 100 is 28.999999999999996 in floating point.
+        return max(int(round(self.fraction_train * self.num_clients, 9)), 1)
+
+    @property
     def finetune_learning_rate(self) -> float:
         """The learning rate of fine-tuning: that of the last round, as in the paper's official code."""
         return self.learning_rate_of(self.num_server_rounds)

@@ -35,13 +35,12 @@ class Progress:
             sum(getattr(client, split) for client in federation.clients.values()) for split in ("num_train", "num_test")
         )
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        sampled = max(int(round(config.fraction_train * config.num_clients, 9)), 1)
         _say(
             f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients with "
             f"{config.shards_per_client} shards each, {train} training and {test} test images\n"
-            f"{config.model_name}: {parameters:,} parameters; {config.num_server_rounds} rounds of {sampled} clients "
-            f"× {config.num_local_epochs} epochs on {federation.num_nodes} SuperNodes "
-            f"({', '.join(federation.devices)})\n"
+            f"{config.model_name}: {parameters:,} parameters; {config.num_server_rounds} rounds of "
+            f"{config.clients_per_round} clients × {config.num_local_epochs} epochs on {federation.num_nodes} "
+            f"SuperNodes ({', '.join(federation.devices)})\n"
             f"Run folder: {path}"
         )
 

@@ -57,12 +57,10 @@ class SharedPartFedAvg(FedAvg):
         self._started = 0.0
 
     def sample_clients(self, server_round: int) -> list[int]:
-        """The max(⌊f · N⌋, 1) clients of a round, without replacement (Algorithm 1, lines 3 and 4)."""
-        clients = sorted(self.federation.clients)
-        # Rounded first: 0.29 · 100 is 28.999999999999996 in floating point.
-        count = max(int(round(self.config.fraction_train * len(clients), 9)), 1)
+        """The clients of a round, drawn without replacement (Algorithm 1, line 4)."""
         rng = numpy_generator(self.config.seed, Purpose.SAMPLING, server_round)
-        return sorted(rng.choice(clients, count, replace=False).tolist())
+        clients = sorted(self.federation.clients)
+        return sorted(rng.choice(clients, self.config.clients_per_round, replace=False).tolist())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

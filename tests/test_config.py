@@ -86,3 +86,11 @@ def test_to_flower_is_the_inverse_of_from_flower():
 
 def test_every_key_is_documented_in_the_readme():
     assert markdown_table(default_run_config()) in (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "clients", "sampled"), [(0.1, 100, 10), (0.29, 100, 29), (0.01, 20, 1), (1.0, 7, 7)]
+)
+def test_clients_per_round(fraction, clients, sampled):
+    config = default_run_config() | {"fraction-train": fraction, "num-clients": clients}
+    assert RunConfig.from_flower(config).clients_per_round == sampled

@@ -34,10 +34,10 @@ def initial_model(run_config):
 def float64():
     """The whole run in float64, where ties in ReLU and max-pooling do not blow rounding errors up."""
     torch.set_default_dtype(torch.float64)
-    client_app._open_node.cache_clear()
+    client_app._open_model.cache_clear()
     yield
     torch.set_default_dtype(torch.float32)
-    client_app._open_node.cache_clear()
+    client_app._open_model.cache_clear()
 
 
 @pytest.mark.usefixtures("float64")

@@ -127,6 +127,9 @@ def _entry_name(dataset: str, image_column: str, label_column: str) -> str:
 
 def _build(entry: Path, dataset: str, image_column: str, label_column: str) -> None:
     """Decode the splits of a dataset into the folder of a new cache entry."""
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()  # from a worker, they are noise in the run's log
     with tempfile.TemporaryDirectory() as scratch:
         source = str(Path(dataset).expanduser())
         if dataset == "digits":
@@ -152,10 +155,8 @@ def _build(entry: Path, dataset: str, image_column: str, label_column: str) -> N
 
 def _load_split(dataset: str, source: str, split: str) -> "datasets.Dataset":
     from datasets.exceptions import DatasetNotFoundError
-    from datasets.utils.logging import disable_progress_bar
     from flwr_datasets import FederatedDataset
 
-    disable_progress_bar()  # in a worker, bars are noise in the run's log
     try:
         return FederatedDataset(dataset=source, partitioners={}, shuffle=False).load_split(split)
     except DatasetNotFoundError as error:

@@ -1,5 +1,6 @@
 """Which rows of a dataset each client holds: shards of one class each, and test images of the same classes."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -94,7 +95,9 @@ def _shards(
         seed=seed,
     )
     partitioner.dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})
-    train = [np.asarray(partitioner.load_partition(client)["row"]) for client in range(num_clients)]
+    with warnings.catch_warnings():  # the sort by label says that pyarrow will deprecate an option of it
+        warnings.simplefilter("ignore", FutureWarning)
+        train = [np.asarray(partitioner.load_partition(client)["row"]) for client in range(num_clients)]
     counts = np.stack([np.bincount(labels[rows], minlength=dataset.num_classes) for rows in train])
     return train, _deal(dataset.labels["test"], counts, seed)
 
