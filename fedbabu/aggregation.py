@@ -1,4 +1,4 @@
-"""The mean that clients' models end in, taken twice: by a node over its clients, by the server over the nodes."""
+"""The weighted sum that the global model is made of: a node takes it over its clients, the server over its nodes."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,22 +7,15 @@ from torch import Tensor
 State = Mapping[str, Tensor]
 
 
-def weighted_mean(states: Iterable[tuple[State, int]]) -> tuple[dict[str, Tensor], int]:
-    """The mean of states weighted by their example counts, and the sum of the counts (Algorithm 1, line 9).
+def weighted_sum(states: Iterable[tuple[State, int]]) -> dict[str, Tensor]:
+    """The sum of state dicts, each times its weight, in float64. States are consumed one at a time.
 
-    Float64 throughout: a float32 value times a count, and the sum of a few such, then has no rounding error, so
-    the mean does not depend on how the clients were grouped into nodes. States are consumed one at a time.
-
-    Raises:
-        ValueError: if there are no states, or no examples at all.
+    A float32 value times an example count, and a sum of some such, has no rounding error in float64. So the sum
+    does not depend on how clients are grouped into nodes, as long as it is divided only once, at the end.
     """
     sums: dict[str, Tensor] = {}
-    total = 0
-    for state, count in states:
+    for state, weight in states:
         for name, value in state.items():
-            weighted = value.double() * count
+            weighted = value.double() * weight
             sums[name] = sums[name].add_(weighted) if name in sums else weighted
-        total += count
-    if total == 0:
-        raise ValueError("There is nothing to average: no client replied, or none has examples.")
-    return {name: value / total for name, value in sums.items()}, total
+    return sums

@@ -15,7 +15,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedbabu.aggregation import weighted_mean
+from fedbabu.aggregation import State, weighted_sum
 from fedbabu.algorithms import ALGORITHMS, Algorithm, Phase
 from fedbabu.config import RunConfig
 from fedbabu.data import (
@@ -29,7 +29,7 @@ from fedbabu.data import (
 )
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult, evaluate_initial, evaluate_personalized
-from fedbabu.messages import EvaluateReply, Offer, State, Task, TrainReply
+from fedbabu.messages import EvaluateReply, Offer, Task, TrainReply
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.seeding import Purpose, torch_generator
 from fedbabu.training import SGDSettings, train
@@ -51,26 +51,30 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train()
 def train_clients(message: Message, context: Context) -> Message:
-    """Train the clients of the task, each from the global model, and reply with the mean of what they share."""
+    """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
     node = _Node.of(context)
     task, global_model = Task.from_content(message.content)
     shared = node.algorithm.shares.names(global_model)
+    model = node.model(global_model)
+    num_examples, loss_sum = 0, 0.0
 
     def trained_clients() -> Iterator[tuple[State, int]]:
+        nonlocal num_examples, loss_sum
         for client in task.clients:
-            node.model.load_state_dict(global_model)
+            model.load_state_dict(global_model)
             examples = node.examples("train", client)
-            losses = list(node.train(node.algorithm.trains, examples, Purpose.TRAINING, client, task))
-            state = node.model.state_dict()
-            shared_state = {name: state[name] for name in shared}
-            yield shared_state | {"train-loss": torch.tensor(losses).mean()}, len(examples)
+            losses = list(node.train(model, node.algorithm.trains, examples, Purpose.TRAINING, client, task))
+            num_examples += len(examples)
+            loss_sum += len(examples) * sum(losses) / len(losses)
+            state = model.state_dict()
+            yield {name: state[name] for name in shared}, len(examples)
 
-    mean, num_examples = weighted_mean(trained_clients())
-    train_loss = mean.pop("train-loss").item()
-    if len(task.clients) == 1:  # one client's parameters are exact in their own dtype; a mean of several is not
-        mean = {name: value.to(global_model[name].dtype) for name, value in mean.items()}
-    mean = {name: value.cpu() for name, value in mean.items()}
-    return Message(TrainReply(mean, num_examples, train_loss).to_content(), reply_to=message)
+    if len(task.clients) == 1:
+        ((update, weight),) = trained_clients()
+    else:
+        update, weight = weighted_sum(trained_clients()), 1
+    reply = TrainReply(dict(update), weight, num_examples, loss_sum / num_examples)
+    return Message(reply.to_content(), reply_to=message)
 
 
 @app.evaluate()
@@ -78,19 +82,19 @@ def evaluate_clients(message: Message, context: Context) -> Message:
     """Evaluate the global model on each client of the task, fine-tuning it on the way if so asked."""
     node = _Node.of(context)
     task, global_model = Task.from_content(message.content)
-    transform = node.dataset.transform
+    model, transform = node.model(global_model), node.dataset.transform
     results: dict[int, ClientResult] = {}
     num_examples = 0
     for client in task.clients:
-        node.model.load_state_dict(global_model)
+        model.load_state_dict(global_model)
         test = node.examples("test", client)
         num_examples += len(test)
         if task.personalize:
             own = node.examples("train", client)
-            fine_tuning = node.train(node.algorithm.personalizes, own, Purpose.FINE_TUNING, client, task)
-            results[client] = evaluate_personalized(node.model, own, test, transform, fine_tuning)
+            fine_tuning = node.train(model, node.algorithm.personalizes, own, Purpose.FINE_TUNING, client, task)
+            results[client] = evaluate_personalized(model, own, test, transform, fine_tuning)
         else:
-            results[client] = evaluate_initial(node.model, test, transform)
+            results[client] = evaluate_initial(model, test, transform)
     return Message(EvaluateReply(results, num_examples).to_content(), reply_to=message)
 
 
@@ -98,7 +102,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
 class _Node:
     """What a node works with: the configuration, its data, and which clients it offers.
 
-    `num_nodes` is that of the whole simulation, or 0 where a node does not know it.
+    `num_nodes` is that of the whole simulation, or 0 where a node does not know it; an owner has data of its own.
     """
 
     config: RunConfig
@@ -106,6 +110,7 @@ class _Node:
     partition: Partition
     clients: list[int]
     num_nodes: int = 0
+    owner: bool = False
 
     @classmethod
     def of(cls, context: Context) -> "_Node":
@@ -114,10 +119,13 @@ class _Node:
         node: Mapping[str, Any] = context.node_config
         number, num_nodes = node.get("partition-id"), node.get("num-partitions", 0)
         if own_folder := node.get("data-path"):
-            if type(number) is not int:
-                raise ConfigError(f"A node with data-path = '{own_folder}' needs a partition-id, its client's number.")
+            if type(number) is not int or not 0 <= number < config.num_clients:
+                raise ConfigError(
+                    f"The SuperNode with data-path = '{own_folder}' has partition-id = {number!r}: it must be its "
+                    f"client's number, from 0 to num-clients - 1 = {config.num_clients - 1}."
+                )
             dataset = open_dataset(own_folder, config.image_column, config.label_column)
-            return cls(config, dataset, whole_dataset(dataset, number), [number])
+            return cls(config, dataset, whole_dataset(dataset, number, config.seed), [number], owner=True)
         dataset, partition = _open_simulated_data(config)
         clients = partition.clients
         if number is not None and num_nodes >= len(clients):
@@ -129,10 +137,12 @@ class _Node:
         """The row of the table."""
         return ALGORITHMS[self.config.algorithm]
 
-    @property
-    def model(self) -> SplitNetwork:
-        """A network to load each client's parameters into, one per process."""
-        return _open_model(self.config.model_name, self.dataset.image_shape, self.dataset.num_classes)
+    def model(self, state: State) -> SplitNetwork:
+        """A network to load such a state dict into, one per process.
+
+        The server decides the width of the head: an owner may not know of all classes.
+        """
+        return _open_model(self.config.model_name, self.dataset.image_shape, len(state["head.bias"]))
 
     def offer(self) -> Offer:
         """Say what the server needs to know before it can sample clients and build the global model."""
@@ -146,6 +156,7 @@ class _Node:
             image_shape=list(self.dataset.image_shape),
             num_classes=self.dataset.num_classes,
             num_nodes=self.num_nodes,
+            owner=self.owner,
             device=DEVICE.type,
         )
 
@@ -155,9 +166,15 @@ class _Node:
         return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, DEVICE)
 
     def train(
-        self, phases: tuple[Phase, ...], examples: Examples, purpose: Purpose, client: int, task: Task
+        self,
+        model: SplitNetwork,
+        phases: tuple[Phase, ...],
+        examples: Examples,
+        purpose: Purpose,
+        client: int,
+        task: Task,
     ) -> Iterator[float]:
-        """Train the model as the task says; see training.train."""
+        """Train a model as the task says; see training.train."""
         personalizes = purpose is Purpose.FINE_TUNING
         settings = SGDSettings(
             epochs=self.config.num_finetune_epochs if personalizes else self.config.num_local_epochs,
@@ -166,7 +183,7 @@ class _Node:
             momentum=self.config.momentum,
         )
         generator = torch_generator(self.config.seed, purpose, task.server_round, client)
-        return train(self.model, examples, self.dataset.transform, phases, settings, generator)
+        return train(model, examples, self.dataset.transform, phases, settings, generator)
 
 
 @cache

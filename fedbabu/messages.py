@@ -13,8 +13,6 @@ from torch import Tensor
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 
-State = dict[str, Tensor]
-
 
 @dataclass(frozen=True)
 class Offer:
@@ -24,10 +22,11 @@ class Offer:
         clients: ids; the next three lists have an entry for each.
         num_train, num_test: examples.
         classes: of the training examples, as text ("0 7").
-        dataset: the name of the data, the same on every node, as the next two.
-        image_shape: channels, height, width.
-        num_classes: width of the head.
+        dataset: the name of the data.
+        image_shape: channels, height, width; the same on every node.
+        num_classes: that the node knows of.
         num_nodes: in the whole simulation; 0 where a node does not know.
+        owner: whether the node has data of its own and so is the only one to serve its client.
         device: "cpu" or "cuda".
     """
 
@@ -39,6 +38,7 @@ class Offer:
     image_shape: list[int]
     num_classes: int
     num_nodes: int
+    owner: bool
     device: str
 
     def to_content(self) -> RecordDict:
@@ -80,7 +80,7 @@ class Task:
         return RecordDict({"arrays": global_model, "config": ConfigRecord(asdict(self))})
 
     @classmethod
-    def from_content(cls, content: RecordDict) -> tuple["Task", State]:
+    def from_content(cls, content: RecordDict) -> tuple["Task", dict[str, Tensor]]:
         """Unpack, with the global model's state dict."""
         fields: dict[str, Any] = dict(content.config_records["config"])
         return cls(**fields), content.array_records["arrays"].to_torch_state_dict()
@@ -88,26 +88,35 @@ class Task:
 
 @dataclass(frozen=True)
 class TrainReply:
-    """The mean of a node's trained clients, of the shared part alone, and of their training losses.
+    """What a node's clients share after training: `update` times `weight` is their sum weighted by example counts.
 
-    `num_examples` is the weight of both in the mean over nodes.
+    Attributes:
+        update: one client's own parameters, float32; or of several clients the weighted sum, float64, which must
+            not be rounded.
+        weight: one client's example count, as Flower's FedAvg would have it; or 1.
+        num_examples: of all the node's clients.
+        train_loss: their mean, weighted likewise.
     """
 
-    mean: State
+    update: dict[str, Tensor]
+    weight: int
     num_examples: int
     train_loss: float
 
     def to_content(self) -> RecordDict:
-        """Pack, with the record names and the weight's key that Flower's FedAvg expects."""
-        metrics = MetricRecord({"num-examples": self.num_examples, "train-loss": self.train_loss})
-        return RecordDict({"arrays": ArrayRecord(self.mean), "metrics": metrics})
+        """Pack."""
+        arrays = ArrayRecord({name: value.cpu() for name, value in self.update.items()})
+        metrics = MetricRecord(
+            {"num-examples": self.num_examples, "weight": self.weight, "train-loss": self.train_loss}
+        )
+        return RecordDict({"arrays": arrays, "metrics": metrics})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> "TrainReply":
         """Unpack."""
         metrics: dict[str, Any] = dict(content.metric_records["metrics"])
-        mean = content.array_records["arrays"].to_torch_state_dict()
-        return cls(mean, metrics["num-examples"], metrics["train-loss"])
+        update = content.array_records["arrays"].to_torch_state_dict()
+        return cls(update, metrics["weight"], metrics["num-examples"], metrics["train-loss"])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fedbabu.report import TITLES
 from fedbabu.results import METRICS, RunFolder
@@ -69,7 +70,7 @@ def accuracy_over_finetune_epochs(runs: Sequence[RunFolder]) -> Figure:
         axes.plot(epochs, mean, marker="o", markersize=4, color=color, label=_label(run))
         axes.fill_between(epochs, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel="Fine-tuning epochs", ylabel="Accuracy, mean ± std over clients (%)")
-    axes.set_xticks(epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower right")
     return figure
 
@@ -103,12 +104,12 @@ def _figure(runs: Sequence[RunFolder]) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    settings = {_setting(run) for run in runs}
-    axes.set_title(settings.pop() if len(settings) == 1 else "Several settings", fontsize=10)
+    titles = {_title(run) for run in runs}
+    axes.set_title(titles.pop() if len(titles) == 1 else "Several settings", fontsize=10)
     return figure, axes
 
 
-def _setting(run: RunFolder) -> str:
+def _title(run: RunFolder) -> str:
     config = run.config
     return (
         f"{run.dataset['name']}, {config['model-name']}: N = {config['num-clients']}, "

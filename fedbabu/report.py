@@ -55,20 +55,18 @@ class Progress:
             f"{record['seconds']:6.1f} s",
         ]
         if done < rounds:
-            parts.append(f"{_duration(self._seconds_left(done, record))} left")
+            parts.append(f"{_duration(self._seconds_left(done))} left")
         if "initial-accuracy" in record:
             parts.append(f"initial accuracy {record['initial-accuracy']:.2f} %")
         _say("   ".join(parts))
 
-    def evaluation(self, personalize: bool) -> None:
-        """Say that a long evaluation begins, and how long it may take."""
-        if personalize:
-            _say(
-                f"fine-tuning all {self.config.num_clients} clients for {self.config.num_finetune_epochs} epochs "
-                f"({self._final_evaluation_estimate()}) …"
-            )
+    def fine_tuning(self) -> None:
+        """Say that the final evaluation begins, and how long it may take."""
+        trained = self.images / self.seconds if self.seconds else 0.0
+        about = f" (about {_duration(self._final_cost() / trained)})" if trained else ""
+        _say(f"fine-tuning all {self.config.num_clients} clients for {self.config.num_finetune_epochs} epochs{about} …")
 
-    def _seconds_left(self, done: int, record: dict[str, Any]) -> float:
+    def _seconds_left(self, done: int) -> float:
         config = self.config
         every = config.evaluate_every
         left = config.num_server_rounds - done
@@ -76,11 +74,6 @@ class Progress:
         evaluations = (config.num_server_rounds - 1) // every - done // every if every else 0
         images = left * self.images / done + evaluations * self._initial_cost() + self._final_cost()
         return images * self.seconds / self.images
-
-    def _final_evaluation_estimate(self) -> str:
-        if not self.images:
-            return "a while"
-        return f"about {_duration(self._final_cost() * self.seconds / self.images)}"
 
     def _initial_cost(self) -> float:
         return FORWARD_COST * sum(client.num_test for client in self.federation.clients.values())

@@ -3,7 +3,7 @@
 config.json        the resolved configuration, what the data are, and the package versions; at the start
 rounds.jsonl       one line per round, appended as it happens
 clients.jsonl      one line per client of the final evaluation
-model.safetensors  the final global model
+model.safetensors  the global model after the last round; written before the final evaluation
 summary.json       mean ± std over clients, beside the paper's
 plots/             the figures as PNG
 """
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
 from fedbabu.paper import find_cells
 
-PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "torchvision", "numpy")
+PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "numpy")
 METRICS = ("initial", "without-head", "personalized")
 
 Record = dict[str, Any]
@@ -62,18 +63,19 @@ class RunFolder:
         """Make the folder of a new run, named by time, algorithm and dataset, and write its configuration."""
         parent = _absolute(config.results_dir)
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.algorithm}-{Path(federation.dataset).name}"
-        path = parent / name
-        for number in range(2, 1000):
+        for number in count(1):
+            path = parent / (name if number == 1 else f"{name}-{number}")
             try:
                 path.mkdir(parents=True)
                 break
             except FileExistsError:  # another run in the same second
-                path = parent / f"{name}-{number}"
+                continue
         run = cls(path)
         data = {
             "name": federation.dataset,
             "image-shape": list(federation.image_shape),
             "num-classes": federation.num_classes,
+            "num-train-examples": sum(client.num_train for client in federation.clients.values()),
         }
         nodes = {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)}
         versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
@@ -114,7 +116,7 @@ class RunFolder:
         """Write summary.json from the clients' and rounds' records."""
         paper = {
             metric: {"mean": cell.mean, "std": cell.std, "table": cell.table}
-            for metric, cell in find_cells(self.config, self.dataset["name"]).items()
+            for metric, cell in find_cells(self.config, self.dataset).items()
         }
         accuracy = {
             metric: {"mean": float(values.mean()), "std": float(values.std())}
@@ -144,7 +146,7 @@ class RunFolder:
 
     @property
     def dataset(self) -> Record:
-        """Name, image shape and number of classes of the data."""
+        """Name, image shape, number of classes and of training examples of the data."""
         return self._read_json("config.json")["dataset"]
 
     @property

@@ -43,17 +43,19 @@ def main(grid: Grid, context: Context) -> None:
             run.append_round(record)
             progress.round(record)
 
+        def on_evaluation(personalize: bool) -> None:
+            if personalize:  # saved first: the training is worth keeping whatever becomes of the evaluation
+                run.write_model(strategy.global_model)
+                progress.fine_tuning()
+
         progress.start(model, run.path)
-        strategy = SharedPartFedAvg(
-            config, federation, model.state_dict(), on_round=on_round, on_evaluation=progress.evaluation
-        )
+        strategy = SharedPartFedAvg(config, federation, model.state_dict(), on_round, on_evaluation)
         strategy.start(
             grid,
             initial_arrays=ArrayRecord(model.state_dict()),
             num_rounds=config.num_server_rounds,
             timeout=float("inf"),
         )
-        run.write_model(strategy.global_model)
         run.write_clients(strategy.results, federation)
         run.write_summary()
         save_plots(run)
@@ -71,6 +73,7 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
     while True:
         if new_nodes := sorted(set(grid.get_node_ids()) - offers.keys()):
             offers |= _ask(grid, new_nodes)
+            _check_owners(offers)
             last_news = monotonic()
         offered = {client for offer in offers.values() for client in offer.clients}
         missing = sorted(set(range(config.num_clients)) - offered)
@@ -78,8 +81,10 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
             return _federation(offers, config)
         if monotonic() - last_news > NODE_WAIT_SECONDS:
             raise ConfigError(
-                f"num-clients = {config.num_clients}, but none of the {len(offers)} connected SuperNodes offers "
-                f"{len(missing)} of them (client {missing[:1]} for one): start more SuperNodes or lower num-clients."
+                f"num-clients = {config.num_clients}, but {len(missing)} of them (client {missing[0]} for one) are on "
+                f"none of the {len(offers)} connected SuperNodes: start more SuperNodes or lower num-clients."
+                if missing
+                else f"Only {len(offers)} SuperNodes connected, and they say that there are more: start the others."
             )
         sleep(0.1)
 
@@ -94,33 +99,58 @@ def _ask(grid: Grid, nodes: Iterable[int]) -> dict[int, Offer]:
     return offers
 
 
+def _check_owners(offers: dict[int, Offer]) -> None:
+    """Refuse an owner whose client another node offers too: one of the two data sets would go unused.
+
+    Raises:
+        ConfigError: naming the nodes.
+    """
+    nodes_of: dict[int, list[int]] = {}
+    for node, offer in offers.items():
+        for client in offer.clients:
+            nodes_of.setdefault(client, []).append(node)
+    for client, nodes in nodes_of.items():
+        if len(nodes) > 1 and any(offers[node].owner for node in nodes):
+            raise ConfigError(
+                f"Client {client} is on the SuperNodes {nodes}, but one's own data have one owner: start every "
+                "SuperNode with a data-path, and with a partition-id that no other has."
+            )
+
+
 def _federation(offers: dict[int, Offer], config: RunConfig) -> Federation:
     clients: dict[int, ClientInfo] = {}
     nodes_of: dict[int, list[int]] = {}
     for node, offer in offers.items():
         columns = (offer.clients, offer.num_train, offer.num_test, offer.classes)
         for client, num_train, num_test, classes in zip(*columns, strict=True):
-            if client >= config.num_clients:
-                continue
             if not num_train or not num_test:
                 raise ConfigError(
                     f"Client {client} has {num_train} training and {num_test} test examples and needs at least "
                     "one of each: lower num-clients or shards-per-client."
                 )
-            clients[client] = ClientInfo(num_train, num_test, tuple(map(int, classes.split())))
             nodes_of.setdefault(client, []).append(node)
-    facts = {(offer.dataset, tuple(offer.image_shape), offer.num_classes) for offer in offers.values()}
-    if len(facts) > 1:
-        raise ConfigError(f"The nodes' data differ in name, image shape or number of classes: {sorted(facts)}.")
-    dataset, (channels, height, width), num_classes = facts.pop()
-    devices = tuple(sorted({offer.device for offer in offers.values()}))
-    shape = (channels, height, width)
-    return Federation(dict(sorted(clients.items())), nodes_of, dataset, shape, num_classes, devices)
+            clients[client] = ClientInfo(num_train, num_test, tuple(map(int, classes.split())))
+    shapes = {tuple(offer.image_shape) for offer in offers.values()}
+    if len(shapes) > 1:
+        raise ConfigError(f"The SuperNodes' images differ in channels, height or width: {sorted(shapes)}.")
+    channels, height, width = shapes.pop()
+    names = {offer.dataset for offer in offers.values()}
+    return Federation(
+        clients=dict(sorted(clients.items())),
+        nodes_of=nodes_of,
+        dataset=names.pop() if len(names) == 1 else config.dataset,
+        image_shape=(channels, height, width),
+        num_classes=max(offer.num_classes for offer in offers.values()),
+        devices=tuple(sorted({offer.device for offer in offers.values()})),
+    )
 
 
 @contextmanager
 def _flower_quiet() -> Iterator[None]:
-    """Let this app speak for itself: of Flower's log only warnings, and a ConfigError without its traceback."""
+    """Let this app speak for itself: of Flower's log only warnings, and a ConfigError without its traceback.
+
+    The filter stays, since Flower logs an error only after this app has ended.
+    """
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.addFilter(_sentence_only)

@@ -5,13 +5,12 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from fedbabu.aggregation import weighted_mean
+from fedbabu.aggregation import weighted_sum
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig
 from fedbabu.evaluation import ClientResult
@@ -55,6 +54,7 @@ class SharedPartFedAvg(FedAvg):
         self._on_evaluation = on_evaluation
         self._record: Record = {}
         self._started = 0.0
+        self._num_asked = 0  # nodes that owe a reply
 
     def sample_clients(self, server_round: int) -> list[int]:
         """The clients of a round, drawn without replacement (Algorithm 1, line 4)."""
@@ -82,16 +82,16 @@ class SharedPartFedAvg(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Replace the shared part of the global model by the clients' mean, weighted by example counts."""
-        updates: list[tuple[Mapping[str, Tensor], int]] = []
-        for content in self._contents(replies):
-            reply = TrainReply.from_content(content)
-            if sorted(reply.mean) != sorted(self.shared):
-                raise RuntimeError(f"A node sent {sorted(reply.mean)}, but {sorted(self.shared)} are shared.")
-            loss = torch.tensor(reply.train_loss, dtype=torch.float64)
-            updates.append((reply.mean | {"train-loss": loss}, reply.num_examples))
-        mean, num_examples = weighted_mean(updates)
-        train_loss = mean.pop("train-loss").item()
-        self.global_model |= {name: value.to(self.global_model[name].dtype) for name, value in mean.items()}
+        nodes = [TrainReply.from_content(content) for content in self._contents(replies)]
+        for node in nodes:
+            if sorted(node.update) != sorted(self.shared):
+                raise RuntimeError(f"A node sent {sorted(node.update)}, but {sorted(self.shared)} are shared.")
+        num_examples = sum(node.num_examples for node in nodes)
+        sums = weighted_sum((node.update, node.weight) for node in nodes)
+        self.global_model |= {
+            name: (value / num_examples).to(self.global_model[name].dtype) for name, value in sums.items()
+        }
+        train_loss = sum(node.train_loss * node.num_examples for node in nodes) / num_examples
         self._record |= {
             "train-loss": train_loss,
             "num-examples": num_examples,
@@ -103,6 +103,7 @@ class SharedPartFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the global model to all clients, if this is a round to evaluate; in the last, to fine-tune it."""
+        self._num_asked = 0
         personalize = server_round == self.config.num_server_rounds
         every = self.config.evaluate_every
         if not personalize and not (every and server_round % every == 0):
@@ -134,6 +135,7 @@ class SharedPartFedAvg(FedAvg):
             Message(replace(task, clients=ids).to_content(arrays), message_type=message_type, dst_node_id=node)
             for node, ids in self.federation.assign(task.clients).items()
         ]
+        self._num_asked = len(messages)
         self._record["bytes-sent"] += len(messages) * _num_bytes(arrays)
         return messages
 
@@ -141,14 +143,16 @@ class SharedPartFedAvg(FedAvg):
         """The contents of all replies.
 
         Raises:
-            RuntimeError: if a node failed, since a mean over the others would be quietly wrong.
+            RuntimeError: if a node failed or did not reply, since a mean over the others would be quietly wrong.
         """
-        contents = []
+        contents: list[RecordDict] = []
         for reply in replies:
             if reply.has_error():
                 raise RuntimeError(f"Node {reply.metadata.src_node_id} failed: {reply.error.reason}")
             contents.append(reply.content)
             self._record["bytes-received"] += sum(map(_num_bytes, reply.content.array_records.values()))
+        if len(contents) != self._num_asked:
+            raise RuntimeError(f"Only {len(contents)} of {self._num_asked} nodes replied.")
         return contents
 
 

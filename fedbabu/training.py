@@ -53,8 +53,8 @@ def _sgd(
         parameter.requires_grad_(name in trained)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     velocities = [torch.zeros_like(parameter) for parameter in parameters]
-    model.train()
     for _ in range(settings.epochs):
+        model.train()  # in every epoch: whoever takes the loss may evaluate in between
         order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
         # Summed on the device: reading the loss of a step would make every step wait for it.
         loss_sum = torch.zeros((), device=examples.labels.device)

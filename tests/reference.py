@@ -1,7 +1,8 @@
 """FedBABU and FedAvg in plain PyTorch, from the paper's text: Algorithm 1, Section 3, Appendix A.
 
 Nothing of the package's training, evaluation, aggregation or strategy is used: parameters are a dict of tensors,
-the network is a function, SGD is two lines. Only the data and the initial parameters come from outside.
+the network is a function, SGD is two lines, images are cropped one by one. Only the data and the initial parameters
+come from outside.
 """
 
 import numpy as np
@@ -13,6 +14,28 @@ SAMPLING, TRAINING, FINE_TUNING = 1, 2, 3  # streams of random numbers: (seed, s
 
 def stream(*entropy):
     return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+
+
+class Pixels:
+    """How images become numbers: scaled, normalized per channel and, for training, cropped and mirrored."""
+
+    def __init__(self, mean, std, padding, flip):
+        self.mean, self.std = (torch.tensor(v)[None, :, None, None] for v in (mean, std))
+        self.padding, self.flip = padding, flip
+
+    def plain(self, x):
+        return (x.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def augmented(self, x, generator):
+        n, _, height, width = x.shape
+        if self.padding:
+            top, left = torch.randint(2 * self.padding + 1, (2, n), generator=generator).tolist()
+            x = F.pad(x, [self.padding] * 4)
+            x = torch.stack([x[i, :, top[i] : top[i] + height, left[i] : left[i] + width] for i in range(n)])
+        if self.flip:
+            mirrored = torch.randint(2, (n, 1, 1, 1), generator=generator).flatten().tolist()
+            x = torch.stack([image.flip(2) if mirror else image for image, mirror in zip(x, mirrored, strict=True)])
+        return self.plain(x)
 
 
 def features(theta, x):
@@ -27,7 +50,7 @@ def network(theta, x):
     return features(theta, x) @ theta["head.weight"].T + theta["head.bias"]
 
 
-def sgd(theta, x, y, trained, epochs, batch_size, learning_rate, momentum, generator):
+def sgd(theta, x, y, pixels, trained, epochs, batch_size, learning_rate, momentum, generator):
     theta = {name: value.clone() for name, value in theta.items()}
     velocity = {name: torch.zeros_like(theta[name]) for name in trained}
     for _ in range(epochs):
@@ -36,7 +59,7 @@ def sgd(theta, x, y, trained, epochs, batch_size, learning_rate, momentum, gener
             batch = order[start : start + batch_size]
             for name in trained:
                 theta[name].requires_grad_(True)
-            loss = F.cross_entropy(network(theta, x[batch]), y[batch])
+            loss = F.cross_entropy(network(theta, pixels.augmented(x[batch], generator)), y[batch])
             gradients = torch.autograd.grad(loss, [theta[name] for name in trained])
             for name, gradient in zip(trained, gradients, strict=True):
                 velocity[name] = momentum * velocity[name] + gradient
@@ -44,7 +67,7 @@ def sgd(theta, x, y, trained, epochs, batch_size, learning_rate, momentum, gener
     return theta
 
 
-def federated(theta, clients, trained, *, rounds, fraction, epochs, batch_size, rate, momentum, seed):
+def federated(theta, clients, pixels, trained, *, rounds, fraction, epochs, batch_size, rate, momentum, seed):
     """clients: {id: (x, y)}. Returns the global parameters after each round and the last learning rate."""
     history = []
     for k in range(1, rounds + 1):
@@ -53,10 +76,8 @@ def federated(theta, clients, trained, *, rounds, fraction, epochs, batch_size, 
         sampled = np.random.default_rng([seed, SAMPLING, k]).choice(sorted(clients), m, replace=False)
         mean, n = {name: 0.0 for name in trained}, sum(len(clients[i][1]) for i in sampled)
         for i in sampled:
-            local = sgd(
-                theta, *clients[i], trained, epochs, batch_size, learning_rate, momentum,
-                stream(seed, TRAINING, k, i),
-            )  # fmt: skip
+            generator = stream(seed, TRAINING, k, i)
+            local = sgd(theta, *clients[i], pixels, trained, epochs, batch_size, learning_rate, momentum, generator)
             for name in trained:
                 mean[name] = mean[name] + local[name].double() * (len(clients[i][1]) / n)
         theta = theta | {name: value.to(theta[name].dtype) for name, value in mean.items()}
@@ -64,8 +85,10 @@ def federated(theta, clients, trained, *, rounds, fraction, epochs, batch_size, 
     return history, learning_rate
 
 
-def accuracy(theta, x, y):
-    return 100 * (network(theta, x).argmax(1) == y).double().mean().item()
+def score(theta, x, y):
+    """Accuracy in percent and mean cross-entropy."""
+    logits = network(theta, x)
+    return 100 * (logits.argmax(1) == y).double().mean().item(), F.cross_entropy(logits, y).item()
 
 
 def accuracy_without_head(theta, train, test):

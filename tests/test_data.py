@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +19,19 @@ from fedbabu.errors import ConfigError
 RNG = np.random.default_rng(0)
 
 
-def write_folder(folder, splits=("train", "test"), classes=4, size=(20, 16), num=40, channels=3, label=None):
-    """A local dataset: `num` random images a split with the columns `picture` and `kind`."""
+def write_folder(folder, splits=("train", "test"), classes=4, size=(20, 16), num=40, channels=3, labels=None):
+    """A local dataset: `num` random images a split with the columns `picture` and `kind`.
+
+    The classes have names and take turns, unless `labels` gives them as plain integers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    features = Features({"picture": Image(), "kind": label or ClassLabel(names=[f"c{i}" for i in range(classes)])})
+    kind = Value("int64") if labels else ClassLabel(names=[f"c{i}" for i in range(classes)])
+    features = Features({"picture": Image(), "kind": kind})
     written = {}
     for split in splits:
         pixels = RNG.integers(0, 256, (num, *size, channels), dtype=np.uint8)
         images = [p if channels == 3 else p[..., 0] for p in pixels]
-        kinds = [i % classes for i in range(num)]
+        kinds = labels or [i % classes for i in range(num)]
         data = Dataset.from_dict({"picture": images, "kind": kinds}, features=features)
         data.to_parquet(folder / f"{split}.parquet")
         written[split] = pixels, np.array(kinds)
@@ -83,6 +90,17 @@ def test_a_copy_of_cifar10_is_recognized_by_its_columns_and_classes(tmp_path):
     assert tuple(dataset.transform.mean) == (0.485, 0.456, 0.406)
 
 
+def test_only_a_copy_with_its_own_columns_is_recognized(tmp_path):
+    names = [str(digit) for digit in range(10)]
+    features = Features({"image": Image(), "label": ClassLabel(names=names)})
+    for split in ("train", "test"):
+        images = list(RNG.integers(0, 256, (10, 28, 28), dtype=np.uint8))
+        data = Dataset.from_dict({"image": images, "label": list(range(10))}, features=features)
+        data.to_parquet(tmp_path / f"{split}.parquet")
+    # MNIST has the columns and classes of scikit-learn's digits and is another dataset.
+    assert open_dataset(str(tmp_path), "image", "label").name == str(tmp_path)
+
+
 def test_nothing_half_built_stays_behind_an_error(folder):
     before = set(cache_dir().iterdir()) if cache_dir().exists() else set()
     with pytest.raises(ConfigError):
@@ -93,10 +111,11 @@ def test_nothing_half_built_stays_behind_an_error(folder):
 @pytest.mark.parametrize(
     ("image_column", "label_column", "sentence"),
     [
-        ("", "", "has no known columns in its train split: set image-column to one of picture, kind."),
-        ("photo", "kind", "has no column 'photo' in its train split: set image-column to one of picture, kind."),
-        ("picture", "label", "has no column 'label' in its train split: set label-column to one of picture, kind."),
-        ("kind", "kind", "image-column = 'kind' holds no images"),
+        ("", "", "needs image-column and label-column to be set: the train split's columns are picture, kind."),
+        ("picture", "", "has no label-column = '': the train split's columns are picture, kind."),
+        ("photo", "kind", "has no image-column = 'photo': the train split's columns are picture, kind."),
+        ("picture", "label", "has no label-column = 'label': the train split's columns are picture, kind."),
+        ("kind", "kind", "image-column = 'kind' of .* holds no images"),
         ("picture", "picture", "label-column = 'picture' of .* must hold class labels or integers"),
     ],
 )
@@ -122,30 +141,97 @@ def test_images_of_several_sizes(tmp_path):
     for split in ("train", "test"):
         data = Dataset.from_dict({"picture": images, "kind": [0, 1]}, features=features)
         data.to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(ConfigError, match="row 1 of its train split has 17×16 pixels and row 0 16×16"):
+    with pytest.raises(
+        ConfigError, match="row 1 of its train split has 17×16 pixels and the first training image 16×16"
+    ):
+        open_dataset(str(tmp_path), "picture", "kind")
+
+
+def test_train_and_test_images_of_different_sizes(tmp_path):
+    write_folder(tmp_path, splits=("train",), size=(20, 16))
+    write_folder(tmp_path, splits=("test",), size=(16, 16))
+    with pytest.raises(
+        ConfigError, match="row 0 of its test split has 16×16 pixels and the first training image 16×20"
+    ):
         open_dataset(str(tmp_path), "picture", "kind")
 
 
 def test_a_negative_label(tmp_path):
-    write_folder(tmp_path / "pets", label=Value("int64"))
-    features = Features({"picture": Image(), "kind": Value("int64")})
-    images = [np.zeros((20, 16, 3), np.uint8)] * 2
-    Dataset.from_dict({"picture": images, "kind": [0, -1]}, features=features).to_parquet(
-        tmp_path / "pets" / "test.parquet"
-    )
+    write_folder(tmp_path, splits=("train",), num=4, labels=[0, 1, 2, 3])
+    write_folder(tmp_path, splits=("test",), num=2, labels=[0, -1])
     with pytest.raises(ConfigError, match="label -1 in row 1 of its test split: labels must be from 0 to 3"):
+        open_dataset(str(tmp_path), "picture", "kind")
+
+
+def test_an_image_that_cannot_be_decoded(tmp_path):
+    write_folder(tmp_path)
+    features = Features({"picture": Image(), "kind": ClassLabel(names=[f"c{i}" for i in range(4)])})
+    good = Dataset.from_parquet(str(tmp_path / "test.parquet")).cast_column("picture", Image(decode=False))
+    for broken in (
+        {"bytes": b"no image", "path": None},
+        {"bytes": good[0]["picture"]["bytes"][:-200], "path": None},
+        None,
+    ):
+        cells = [good[0]["picture"], broken]
+        Dataset.from_dict({"picture": cells, "kind": [0, 1]}, features=features).to_parquet(tmp_path / "test.parquet")
+        with pytest.raises(ConfigError, match="has no image that can be decoded in row 1 of its test split"):
+            open_dataset(str(tmp_path), "picture", "kind")
+
+
+@pytest.mark.parametrize("content", [None, b"PAR1 and then nothing of the kind"])
+def test_a_folder_without_data_is_not_taken_for_an_unreachable_hub(tmp_path, content):
+    if content:
+        (tmp_path / "train.parquet").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"dataset = '{tmp_path}' cannot be used: ") as error:
+        open_dataset(str(tmp_path), "picture", "kind")
+    assert "Hub cannot be reached" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "someone/some-pictures"])
+def test_when_the_hub_is_out_of_reach_both_ways_on_are_named(dataset):
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    with pytest.raises(ConfigError) as error:
+        open_dataset(dataset)
+    sentence = str(error.value)
+    assert "The Hub cannot be reached" in sentence
+    assert "dataset='/path/to/" in sentence
+    assert "conf/quickstart.toml" in sentence
+    assert str(Path(dataset).absolute()) in sentence
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FEDBABU_CACHE", str(tmp_path / "file" / "cache"))
+    write_folder(tmp_path / "pets")
+    with pytest.raises(ConfigError, match=r"/file/cache, cannot be written .* environment variable FEDBABU_CACHE"):
         open_dataset(str(tmp_path / "pets"), "picture", "kind")
 
 
-def test_when_the_hub_is_out_of_reach_both_ways_on_are_named():
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
-    for dataset in ("cifar10", "someone/some-pictures"):
-        with pytest.raises(ConfigError) as error:
-            open_dataset(dataset)
-        sentence = str(error.value)
-        assert "The Hub cannot be reached" in sentence
-        assert "dataset='/path/to/" in sentence
-        assert "conf/quickstart.toml" in sentence
+def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+    write_folder(tmp_path / "pets")
+    name = str(tmp_path / "pets")
+    entry = open_dataset(name, "picture", "kind").folder
+    leftover = entry.with_name(f".{entry.name}.building")
+    entry.rename(leftover)
+    (leftover / "train-images.npy").write_bytes(b"half")
+    open_dataset.cache_clear()
+    assert len(open_dataset(name, "picture", "kind").images["train"]) == 40
+    assert not leftover.exists()
+
+
+def test_two_processes_build_an_entry_once(tmp_path):
+    """Both ask at once; the one that waits finds what the other made."""
+    write_folder(tmp_path / "pets", num=400)
+    code = (
+        "import sys; from fedbabu.data import open_dataset; print(open_dataset(sys.argv[1], 'picture', 'kind').folder)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "pets")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    folders = {process.communicate(timeout=120)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(folders) == 1
+    assert Path(folders.pop(), "meta.json").exists()
 
 
 def test_digits_are_balanced():
@@ -195,10 +281,12 @@ def test_too_many_shards_or_clients():
         open_partition(dataset, 200, 2, seed=0)
 
 
-def test_an_owner_keeps_its_whole_dataset():
-    partition = whole_dataset(open_dataset("digits"), client=5)
+def test_an_owner_keeps_its_whole_dataset_in_random_order():
+    partition = whole_dataset(open_dataset("digits"), client=5, seed=1)
     assert partition.clients == [5]
-    assert np.array_equal(partition.rows["train"][5], np.arange(1440))
+    for split, n in (("train", 1440), ("test", 300)):
+        assert np.array_equal(np.sort(partition.rows[split][5]), np.arange(n))
+        assert not np.array_equal(partition.rows[split][5], np.arange(n))
 
 
 def test_augmentation_is_torchvisions_crop_and_flip_of_each_image():

@@ -62,6 +62,7 @@ def flwr(environment: dict, *arguments: str) -> str:
     result = subprocess.run(
         [BIN / "flwr", *arguments], env=environment, cwd=PROJECT, text=True, capture_output=True, timeout=900
     )
+    assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
 

@@ -1,33 +1,39 @@
 """The whole protocol on a small federation, against an independent reference and against itself."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import reference
 import torch
 from flwr.app import MessageType
-from in_process import run_server
+from in_process import InProcessGrid, run_server
+from test_data import write_folder
 
 from fedbabu import client_app
-from fedbabu.algorithms import ALGORITHMS
 from fedbabu.data import open_dataset, open_partition
+from fedbabu.errors import ConfigError
 from fedbabu.models import build_model
+from fedbabu.results import RunFolder
 
 
 def client_data(run_config):
-    """Every client's normalized training and test tensors: {id: ((x, y), (x, y))}."""
-    dataset = open_dataset("digits")
+    """Every client's tensors, uint8 images and labels: {id: ((x, y) to train, (x, y) to test)}; and the transform."""
+    dataset = open_dataset(run_config["dataset"], run_config["image-column"], run_config["label-column"])
     partition = open_partition(dataset, run_config["num-clients"], run_config["shards-per-client"], run_config["seed"])
 
     def tensors(split, client):
         rows = partition.rows[split][client]
         pixels = torch.from_numpy(dataset.images[split][rows]).permute(0, 3, 1, 2)
-        return (pixels.to(torch.get_default_dtype()) / 255 - 0.5) / 0.5, torch.from_numpy(dataset.labels[split][rows])
+        return pixels, torch.from_numpy(dataset.labels[split][rows])
 
-    return {client: (tensors("train", client), tensors("test", client)) for client in partition.clients}
+    transform = dataset.transform
+    pixels = reference.Pixels(transform.mean, transform.std, transform.crop_padding, transform.flip)
+    return {client: (tensors("train", client), tensors("test", client)) for client in partition.clients}, pixels
 
 
-def initial_model(run_config):
-    return dict(build_model("FourConvNet", (1, 16, 16), 10, run_config["seed"]).state_dict())
+def initial_model(run_config, image_shape=(1, 16, 16), num_classes=10):
+    return dict(build_model("FourConvNet", image_shape, num_classes, run_config["seed"]).state_dict())
 
 
 @pytest.fixture
@@ -41,35 +47,45 @@ def float64():
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("data", ["digits", "colour images, cropped and flipped"])
 @pytest.mark.parametrize("algorithm", ["fedbabu", "fedavg"])
-def test_flower_run_matches_the_plain_pytorch_reference(run_config, algorithm):
-    run_config["algorithm"] = algorithm
-    run, _ = run_server(run_config, num_nodes=3)
+def test_flower_run_matches_the_plain_pytorch_reference(run_config, tmp_path, algorithm, data):
+    config = run_config | {"algorithm": algorithm, "num-clients": 16, "fraction-train": 0.25, "batch-size": 25}
+    shape = (1, 16, 16)
+    if data != "digits":
+        write_folder(tmp_path / "colours", classes=10, size=(16, 16), num=640)
+        config |= {"dataset": str(tmp_path / "colours"), "image-column": "picture", "label-column": "kind"}
+        shape = (3, 16, 16)
+    run, _ = run_server(config, num_nodes=3)
 
-    data, theta = client_data(run_config), initial_model(run_config)
+    clients, pixels = client_data(config)
+    theta = initial_model(config, shape)
     trained = [name for name in theta if algorithm == "fedavg" or name.startswith("body.")]
     history, last_rate = reference.federated(
-        theta, {client: train for client, (train, _) in data.items()}, trained,
-        rounds=3, fraction=0.5, epochs=2, batch_size=40, rate=0.1, momentum=0.9, seed=7,
+        theta, {client: train for client, (train, _) in clients.items()}, pixels, trained,
+        rounds=3, fraction=0.25, epochs=2, batch_size=25, rate=0.1, momentum=0.9, seed=7,
     )  # fmt: skip
 
     for name, value in run.model().items():
         torch.testing.assert_close(value, history[-1][name], rtol=1e-8, atol=1e-10)
     for record, theta in zip(run.rounds, history, strict=True):
-        expected = np.mean([reference.accuracy(theta, *test) for _, test in data.values()])
-        assert record["initial-accuracy"] == pytest.approx(expected, abs=1e-9)
+        initial = [reference.score(theta, pixels.plain(x), y)[0] for _, (x, y) in clients.values()]
+        assert record["initial-accuracy"] == pytest.approx(np.mean(initial))
     theta = history[-1]
     assert last_rate == pytest.approx(0.01)
     for row in run.clients:
-        train, test = data[row["client"]]
-        generator = reference.stream(7, reference.FINE_TUNING, 3, row["client"])
-        expected = [reference.accuracy(theta, *test)]
+        (x, y), (x_test, y_test) = clients[row["client"]]
+        test = pixels.plain(x_test), y_test
+        scores = [reference.score(theta, *test)]
         for epochs in (1, 2):
-            tuned = reference.sgd(theta, *train, list(theta), epochs, 40, last_rate, 0.9, generator)
-            expected.append(reference.accuracy(tuned, *test))
             generator = reference.stream(7, reference.FINE_TUNING, 3, row["client"])
-        assert row["accuracy"] == pytest.approx(expected)
-        assert row["without-head-accuracy"] == pytest.approx(reference.accuracy_without_head(theta, train, test))
+            tuned = reference.sgd(theta, x, y, pixels, list(theta), epochs, 25, last_rate, 0.9, generator)
+            scores.append(reference.score(tuned, *test))
+        accuracy, loss = zip(*scores, strict=True)
+        assert row["accuracy"] == pytest.approx(accuracy)
+        assert row["loss"] == pytest.approx(loss, rel=1e-7)
+        without_head = reference.accuracy_without_head(theta, (pixels.plain(x), y), test)
+        assert row["without-head-accuracy"] == pytest.approx(without_head)
 
 
 def test_fedbabus_head_never_moves_and_never_travels_up(run_config):
@@ -136,13 +152,14 @@ def test_learning_rates_reach_the_clients(run_config):
 
 @pytest.mark.usefixtures("float64")
 def test_momentum_is_not_carried_between_rounds(run_config):
-    """A client sampled in two rounds starts both from rest: the reference does, and the optimizer is new."""
+    """A client sampled in two rounds starts both from rest, as it does in the reference."""
     config = run_config | {"num-clients": 1, "fraction-train": 1.0, "num-server-rounds": 2, "num-local-epochs": 1}
     run, _ = run_server(config, num_nodes=1)
-    data, theta = client_data(config), initial_model(config)
+    clients, pixels = client_data(config)
+    theta = initial_model(config)
     trained = [name for name in theta if name.startswith("body.")]
     history, _ = reference.federated(
-        theta, {0: data[0][0]}, trained,
+        theta, {0: clients[0][0]}, pixels, trained,
         rounds=2, fraction=1.0, epochs=1, batch_size=40, rate=0.1, momentum=0.9, seed=7,
     )  # fmt: skip
     expected = history[-1]["body.3.0.weight"]
@@ -158,14 +175,31 @@ def test_a_failing_node_stops_the_run_and_is_named(run_config, monkeypatch):
         run_server(run_config)
 
 
-def test_every_algorithm_shares_what_it_trains():
-    for algorithm in ALGORITHMS.values():
-        assert all(phase.part in algorithm.shares for phase in algorithm.trains)
+def test_a_node_that_does_not_reply_stops_the_run(run_config, monkeypatch):
+    everything = InProcessGrid.send_and_receive
+
+    def lossy(grid, messages, *, timeout=None):
+        replies = everything(grid, messages)
+        return replies[:1] if replies and replies[0].metadata.message_type == MessageType.TRAIN else replies
+
+    monkeypatch.setattr(InProcessGrid, "send_and_receive", lossy)
+    with pytest.raises(RuntimeError, match="Only 1 of 2 nodes replied"):
+        run_server(run_config)
+
+
+def test_the_model_is_kept_when_the_final_evaluation_fails(run_config, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("fedbabu.client_app.evaluate_personalized", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_server(run_config)
+    (folder,) = Path(run_config["results-dir"]).iterdir()
+    assert set(RunFolder(folder).model()) == set(initial_model(run_config))
+    assert len(RunFolder(folder).rounds) == 2
 
 
 def test_mobile_net_on_a_local_folder_of_coloured_images(run_config, tmp_path):
-    from test_data import write_folder
-
     write_folder(tmp_path / "pets", classes=4, size=(32, 32), num=80)
     config = run_config | {
         "model-name": "MobileNet",
@@ -179,22 +213,42 @@ def test_mobile_net_on_a_local_folder_of_coloured_images(run_config, tmp_path):
         "batch-size": 10,
     }
     run, grid = run_server(config)
-    assert run.dataset == {"name": config["dataset"], "image-shape": [3, 32, 32], "num-classes": 4}
+    assert (run.dataset["name"], run.dataset["image-shape"]) == (config["dataset"], [3, 32, 32])
     assert [row["num-train-examples"] for row in run.clients] == [20] * 4
     assert all("body" in name for _, reply in grid.of_type("train") for name in reply.content["arrays"])
 
 
-def test_a_node_with_its_own_data_offers_its_client(run_config, tmp_path):
-    """As in a real federation: two SuperNodes, each started with the folder of its data."""
-    from fedbabu.data.digits import write_digits
-
+def owners(tmp_path, numbers=(0, 1)):
+    """Nodes as in a real federation: each with a folder of its own, sorted by class, and classes of its own."""
     configs = []
-    for number in range(2):
-        folder = tmp_path / f"owner{number}"
-        folder.mkdir()
-        write_digits(folder)
+    for index, number in enumerate(numbers):
+        folder = tmp_path / f"owner{index}"
+        write_folder(folder, size=(16, 16), num=40, labels=[2 * index] * 20 + [2 * index + 1] * 20)
         configs.append({"data-path": str(folder), "partition-id": number})
-    run, grid = run_server(run_config | {"num-clients": 2, "fraction-train": 1.0}, node_configs=configs)
-    assert [row["num-train-examples"] for row in run.clients] == [1440, 1440]
+    return configs
+
+
+OWNERS = {"dataset": "pets", "image-column": "picture", "label-column": "kind", "num-clients": 2, "fraction-train": 1.0}
+
+
+def test_nodes_with_data_of_their_own_are_a_real_federation(run_config, tmp_path):
+    run, grid = run_server(run_config | OWNERS, node_configs=owners(tmp_path))
+    assert [row["classes"] for row in run.clients] == [[0, 1], [2, 3]]
+    assert [row["num-train-examples"] for row in run.clients] == [40, 40]
+    assert (run.dataset["name"], run.dataset["num-classes"]) == ("pets", 4)
     for request, _ in grid.of_type(MessageType.TRAIN):
         assert request.content["config"]["clients"] == [request.metadata.dst_node_id - 100]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sentence"),
+    [
+        ((0, 0), r"Client 0 is on the SuperNodes \[100, 101\], but one's own data have one owner"),
+        ((0, 2), r"partition-id = 2: it must be its client's number, from 0 to num-clients - 1 = 1\."),
+        ((0, None), "partition-id = None: it must be its client's number"),
+    ],
+)
+def test_owners_must_be_different_clients(run_config, tmp_path, monkeypatch, numbers, sentence):
+    monkeypatch.setattr("fedbabu.server_app.NODE_WAIT_SECONDS", 0.2)
+    with pytest.raises(ConfigError, match=sentence):
+        run_server(run_config | OWNERS, node_configs=owners(tmp_path, numbers))

@@ -11,14 +11,13 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,16 +25,12 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from platformdirs import user_cache_dir
 
-from fedbabu.data.digits import write_digits
 from fedbabu.data.known import KNOWN_DATASETS, KnownDataset
+from fedbabu.data.source import SPLITS, Source, load_source
 from fedbabu.data.transforms import BatchTransform
 from fedbabu.errors import ConfigError
 
-if TYPE_CHECKING:
-    import datasets
-
-FORMAT = 1  # of a cache entry; raise it when the layout changes
-SPLITS = ("train", "test")
+FORMAT = 1  # of a cache entry; raise it when its files or the partition change
 DECODE_BATCH = 1000  # images that a thread decodes at a time
 
 
@@ -81,24 +76,21 @@ def open_dataset(dataset: str, image_column: str = "", label_column: str = "") -
         label_column: its column of labels, ClassLabel or integers from 0; empty for a known dataset's own.
 
     Raises:
-        ConfigError: if it cannot be found or reached, lacks a split or column, or holds other data.
+        ConfigError: if it cannot be found, reached or decoded, lacks a split or column, or the cache cannot be
+            written.
     """
-    if dataset not in KNOWN_DATASETS and _looks_local(dataset) and not Path(dataset).expanduser().is_dir():
-        raise ConfigError(
-            f"dataset = '{dataset}' is a folder that does not exist (looked for "
-            f"{Path(dataset).expanduser().absolute()}): give a folder of parquet files, "
-            f"{', '.join(KNOWN_DATASETS)}, or a Hub id."
-        )
     folder = cache_dir() / _entry_name(dataset, image_column, label_column)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-            try:
-                _build(building, dataset, image_column, label_column)
-                building.rename(folder)
-            finally:
-                shutil.rmtree(building, ignore_errors=True)
+    if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.exists():  # another process may have built it while this one waited
+                    _build(folder, load_source(dataset, image_column, label_column))
+        except OSError as error:
+            raise ConfigError(
+                f"The cache of decoded images, {cache_dir()}, cannot be written ({error}): set the environment "
+                "variable FEDBABU_CACHE to a folder that can, with room for the dataset."
+            ) from error
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return ImageDataset(
         name=meta["name"],
@@ -108,10 +100,6 @@ def open_dataset(dataset: str, image_column: str = "", label_column: str = "") -
         labels={split: np.load(folder / f"{split}-labels.npy") for split in SPLITS},
         transform=BatchTransform(**meta["transform"]),
     )
-
-
-def _looks_local(dataset: str) -> bool:
-    return dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or "\\" in dataset
 
 
 def _entry_name(dataset: str, image_column: str, label_column: str) -> str:
@@ -125,133 +113,90 @@ def _entry_name(dataset: str, image_column: str, label_column: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', folder.name)}-{digest}"
 
 
-def _build(entry: Path, dataset: str, image_column: str, label_column: str) -> None:
-    """Decode the splits of a dataset into the folder of a new cache entry."""
-    from datasets import disable_progress_bars
-
-    disable_progress_bars()  # from a worker, they are noise in the run's log
-    with tempfile.TemporaryDirectory() as scratch:
-        source = str(Path(dataset).expanduser())
-        if dataset == "digits":
-            write_digits(Path(scratch))
-            source = scratch
-        elif dataset in KNOWN_DATASETS:
-            source = KNOWN_DATASETS[dataset].hub_id
-        splits = {split: _load_split(dataset, source, split) for split in SPLITS}
-        features = splits["train"].features
-        known = _recognize(dataset, features)
-        name = dataset if known is None else known
-        if known is not None:
-            image_column = image_column or KNOWN_DATASETS[known].image_column
-            label_column = label_column or KNOWN_DATASETS[known].label_column
-        for split, rows in splits.items():
-            _check_columns(dataset, split, rows, image_column, label_column)
-            _decode_images(entry / f"{split}-images.npy", dataset, split, rows.select_columns(image_column))
-        num_classes = _write_labels(entry, dataset, splits, label_column)
-    transform = _transform(KNOWN_DATASETS.get(name), np.load(entry / "train-images.npy", mmap_mode="r"))
-    meta = {"name": name, "num_classes": num_classes, "transform": asdict(transform)}
-    (entry / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
-
-
-def _load_split(dataset: str, source: str, split: str) -> "datasets.Dataset":
-    from datasets.exceptions import DatasetNotFoundError
-    from flwr_datasets import FederatedDataset
-
+def _build(entry: Path, source: Source) -> None:
+    """Decode a dataset into a new cache entry. Only one process at a time may do so."""
+    building = entry.with_name(f".{entry.name}.building")
+    shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
+    building.mkdir()
     try:
-        return FederatedDataset(dataset=source, partitioners={}, shuffle=False).load_split(split)
-    except DatasetNotFoundError as error:
-        raise ConfigError(
-            f"dataset = '{dataset}' is neither a local folder nor a dataset on the Hub ('{source}' was not "
-            f"found there): give {', '.join(KNOWN_DATASETS)}, a Hub id, or a folder of parquet files."
-        ) from error
-    except OSError as error:  # what datasets and huggingface_hub raise without a network
-        raise ConfigError(
-            f"The Hub cannot be reached to download '{source}': give a local copy, as in "
-            "--run-config \"dataset='/path/to/a/folder/of/parquet/files'\", or run the quickstart, which needs "
-            "no download, with --run-config conf/quickstart.toml."
-        ) from error
-    except ValueError as error:  # a split that is not there, or files that datasets cannot read
-        raise ConfigError(f"dataset = '{dataset}' cannot be used: {error}") from error
+        _decode_images(building, source)
+        num_classes = _write_labels(building, source)
+        transform = _transform(source.known, np.load(building / "train-images.npy", mmap_mode="r"))
+        meta = {"name": source.name, "num_classes": num_classes, "transform": asdict(transform)}
+        (building / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+        building.rename(entry)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
-def _recognize(dataset: str, features: "datasets.Features") -> str | None:
-    """The known dataset that this is: by its name, or by the columns and class names of a copy."""
-    if dataset in KNOWN_DATASETS:
-        return dataset
-    for name, known in KNOWN_DATASETS.items():
-        classes = getattr(features.get(known.label_column), "names", None)
-        if (
-            known.image_column in features
-            and classes
-            and (len(classes), classes[0], classes[-1]) == (known.num_classes, known.first_class, known.last_class)
-        ):
-            return name
-    return None
-
-
-def _check_columns(dataset: str, split: str, rows: "datasets.Dataset", image: str, label: str) -> None:
+def _decode_images(folder: Path, source: Source) -> None:
+    """Write all images as uint8 [n, H, W, C]: one channel if the first training image is grayscale, else three."""
     import datasets
 
-    columns = ", ".join(rows.column_names)
-    for key, column in (("image-column", image), ("label-column", label)):
-        if column not in rows.column_names:
-            given = f"no column '{column}'" if column else "no known columns"
-            raise ConfigError(f"dataset = '{dataset}' has {given} in its {split} split: set {key} to one of {columns}.")
-    if not isinstance(rows.features[image], datasets.Image):
-        raise ConfigError(f"image-column = '{image}' holds no images in the {split} split of '{dataset}'.")
-    feature = rows.features[label]
-    if not isinstance(feature, datasets.ClassLabel) and "int" not in str(getattr(feature, "dtype", "")):
-        raise ConfigError(f"label-column = '{label}' of '{dataset}' must hold class labels or integers.")
-    if len(rows) == 0:
-        raise ConfigError(f"dataset = '{dataset}' has no rows in its {split} split.")
-
-
-def _decode_images(path: Path, dataset: str, split: str, rows: "datasets.Dataset") -> None:
-    """Write the images of a split as uint8 [n, H, W, C], one channel if the first is grayscale, else three."""
-    import datasets
-
-    (column,) = rows.column_names
-    rows = rows.cast_column(column, datasets.Image(decode=False))
-    first = _open_image(rows[0][column])
+    encoded = {
+        split: rows.select_columns(source.image_column).cast_column(source.image_column, datasets.Image(decode=False))
+        for split, rows in source.splits.items()
+    }
+    first = _decode(source, "train", 0, encoded["train"][0][source.image_column])
     mode = "L" if first.mode in ("1", "L") else "RGB"
     shape = (first.height, first.width, 1 if mode == "L" else 3)
-    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), *shape))
 
-    def decode(start: int) -> None:
-        for row, encoded in enumerate(rows[start : start + DECODE_BATCH][column], start):
-            image = _open_image(encoded)
-            if image.size != first.size:
-                raise ConfigError(
-                    f"dataset = '{dataset}' has images of several sizes: row {row} of its {split} split has "
-                    f"{image.width}×{image.height} pixels and row 0 {first.width}×{first.height}; "
-                    "all must be equal."
-                )
-            images[row] = np.asarray(image.convert(mode)).reshape(shape)
+    for split, rows in encoded.items():
+        path = folder / f"{split}-images.npy"
+        images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), *shape))
 
-    with ThreadPoolExecutor() as pool:  # decoding lets other threads run
-        deque(pool.map(decode, range(0, len(rows), DECODE_BATCH)), maxlen=0)
-    images.flush()
+        def decode(
+            start: int, split: str = split, rows: datasets.Dataset = rows, images: npt.NDArray[np.uint8] = images
+        ) -> None:
+            for row, cell in enumerate(rows[start : start + DECODE_BATCH][source.image_column], start):
+                image = _decode(source, split, row, cell)
+                if image.size != first.size:
+                    raise ConfigError(
+                        f"dataset = '{source.name}' has images of several sizes: row {row} of its {split} split has "
+                        f"{image.width}×{image.height} pixels and the first training image "
+                        f"{first.width}×{first.height}; all must be equal."
+                    )
+                images[row] = np.asarray(image.convert(mode)).reshape(shape)
+
+        with ThreadPoolExecutor() as pool:  # decoding lets other threads run
+            deque(pool.map(decode, range(0, len(rows), DECODE_BATCH)), maxlen=0)
+        images.flush()
 
 
-def _open_image(encoded: Mapping[str, Any]) -> Image.Image:
+def _decode(source: Source, split: str, row: int, cell: Mapping[str, Any] | None) -> Image.Image:
     """An image of a `datasets.Image` column, upright; the column's own decoder takes several times as long."""
-    image = Image.open(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])
+    try:
+        if cell is None:
+            raise ValueError("there is none")
+        image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
+        image.load()
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is what a broken PNG raises
+        raise ConfigError(
+            f"dataset = '{source.name}' has no image that can be decoded in row {row} of its {split} split: {error}."
+        ) from error
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
 
 
-def _write_labels(entry: Path, dataset: str, splits: Mapping[str, "datasets.Dataset"], column: str) -> int:
+def _write_labels(folder: Path, source: Source) -> int:
     """Write the labels of both splits as int64 [n] and return the number of classes."""
-    labels = {split: np.asarray(rows.with_format("numpy")[column][:], np.int64) for split, rows in splits.items()}
-    names = getattr(splits["train"].features[column], "names", None)
-    num_classes = len(names) if names else int(labels["train"].max()) + 1
-    for split, values in labels.items():
-        outside = np.flatnonzero((values < 0) | (values >= num_classes))
+    columns = {
+        split: np.asarray(rows.with_format("numpy")[source.label_column][:]) for split, rows in source.splits.items()
+    }
+    for split, labels in columns.items():
+        if labels.dtype.kind not in "iu":  # null becomes NaN
+            raise ConfigError(f"dataset = '{source.name}' has rows without a label in its {split} split.")
+    if source.class_names is not None:
+        num_classes = len(source.class_names)
+    else:
+        num_classes = max(int(labels.max()) for labels in columns.values()) + 1
+    for split, labels in columns.items():
+        outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
         if len(outside):
             raise ConfigError(
-                f"dataset = '{dataset}' has the label {values[outside[0]]} in row {outside[0]} of its {split} "
+                f"dataset = '{source.name}' has the label {labels[outside[0]]} in row {outside[0]} of its {split} "
                 f"split: labels must be from 0 to {num_classes - 1}."
             )
-        np.save(entry / f"{split}-labels.npy", values)
+        np.save(folder / f"{split}-labels.npy", labels.astype(np.int64))
     return num_classes
 
 

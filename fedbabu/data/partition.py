@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from fedbabu.data.cache import SPLITS, ImageDataset
+from fedbabu.data.cache import ImageDataset
+from fedbabu.data.source import SPLITS
 from fedbabu.errors import ConfigError
 from fedbabu.seeding import Purpose, numpy_generator
 
@@ -27,9 +28,13 @@ class Partition:
         return sorted(self.rows["train"])
 
 
-def whole_dataset(dataset: ImageDataset, client: int) -> Partition:
-    """The partition that leaves all of a dataset to one client, its owner."""
-    return Partition({split: {client: np.arange(len(dataset.labels[split]))} for split in SPLITS})
+def whole_dataset(dataset: ImageDataset, client: int, seed: int) -> Partition:
+    """The partition that leaves all of a dataset to one client, its owner, in random order.
+
+    Evaluation takes rows in order, and BatchNorm wants its batches mixed; a folder may be sorted by class.
+    """
+    rng = numpy_generator(seed, Purpose.PARTITION, client)
+    return Partition({split: {client: rng.permutation(len(dataset.labels[split]))} for split in SPLITS})
 
 
 def open_partition(dataset: ImageDataset, num_clients: int, shards_per_client: int, seed: int) -> Partition:
@@ -44,8 +49,8 @@ def open_partition(dataset: ImageDataset, num_clients: int, shards_per_client: i
         ConfigError: if there are more shards than images, or more to a client than there are classes.
     """
     path = dataset.folder / f"shards-{num_clients}-{shards_per_client}-{seed}.npz"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
+    if not path.exists():
+        with FileLock(f"{path}.lock"):
             _check(dataset, num_clients, shards_per_client)
             train, test = _shards(dataset, num_clients, shards_per_client, seed)
             unfinished = path.with_suffix(".tmp.npz")
@@ -112,5 +117,5 @@ def _deal(labels: npt.NDArray[np.int64], train_counts: Rows, seed: int) -> list[
             ends = np.round(np.cumsum(counts) * (len(rows) / counts.sum())).astype(int)
             for client, part in enumerate(np.split(rows, ends[:-1])):
                 dealt[client].append(part)
-    # Shuffled within a client: evaluation batches should mix its classes, as BatchNorm sees them.
+    # In random order, for the reason that whole_dataset gives.
     return [rng.permutation(np.concatenate(parts)) for parts in dealt]
