@@ -101,7 +101,7 @@ def final_report(run: RunFolder) -> str:
             cells.append(f"{ours['mean'] - paper['mean']:+.2f}")
         table.add_row(*cells)
     text = io.StringIO()
-    Console(file=text, width=100).print(table)
+    Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(table)
     share = summary["evaluate-seconds"] / summary["seconds"]
     return (
         f"\nMean ± std over {summary['num-clients']} clients\n{text.getvalue()}"
