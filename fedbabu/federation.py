@@ -22,12 +22,16 @@ class Federation:
     Attributes:
         clients: every client by its id, in order.
         nodes_of: for each client, the ids of the nodes that offer it.
-        dataset, image_shape, num_classes: of the data, the same on every node.
+        owners: whether the clients have data of their own, rather than parts of one dataset.
+        dataset: a name for the data.
+        image_shape: channels, height and width of every image.
+        num_classes: width of the head.
         devices: "cpu" or "cuda", as many as there are kinds among the nodes.
     """
 
     clients: Mapping[int, ClientInfo]
     nodes_of: Mapping[int, Sequence[int]]
+    owners: bool
     dataset: str
     image_shape: ImageShape
     num_classes: int

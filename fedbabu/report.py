@@ -25,8 +25,8 @@ class Progress:
     def __init__(self, config: RunConfig, federation: Federation) -> None:
         self.config = config
         self.federation = federation
-        self.images = 0.0  # trained so far, evaluated ones counted by their cost
-        self.seconds = 0.0
+        self.images = 0  # trained on so far,
+        self.seconds = 0.0  # and how long that took
 
     def start(self, model: nn.Module, path: Path) -> None:
         """Say what is about to run, where, and where its results go."""
@@ -34,10 +34,11 @@ class Progress:
         train, test = (
             sum(getattr(client, split) for client in federation.clients.values()) for split in ("num_train", "num_test")
         )
+        holdings = "data of their own" if federation.owners else f"{config.shards_per_client} shards each"
         parameters = sum(parameter.numel() for parameter in model.parameters())
         _say(
-            f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients with "
-            f"{config.shards_per_client} shards each, {train} training and {test} test images\n"
+            f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients with {holdings}, "
+            f"{train} training and {test} test images\n"
             f"{config.model_name}: {parameters:,} parameters; {config.num_server_rounds} rounds of "
             f"{config.clients_per_round} clients × {config.num_local_epochs} epochs on {federation.num_nodes} "
             f"SuperNodes ({', '.join(federation.devices)})\n"

@@ -78,7 +78,7 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
         offered = {client for offer in offers.values() for client in offer.clients}
         missing = sorted(set(range(config.num_clients)) - offered)
         if offers and not missing and len(offers) >= max(offer.num_nodes for offer in offers.values()):
-            return _federation(offers, config)
+            return _federation(offers)
         if monotonic() - last_news > NODE_WAIT_SECONDS:
             raise ConfigError(
                 f"num-clients = {config.num_clients}, but {len(missing)} of them (client {missing[0]} for one) are on "
@@ -117,7 +117,7 @@ def _check_owners(offers: dict[int, Offer]) -> None:
             )
 
 
-def _federation(offers: dict[int, Offer], config: RunConfig) -> Federation:
+def _federation(offers: dict[int, Offer]) -> Federation:
     clients: dict[int, ClientInfo] = {}
     nodes_of: dict[int, list[int]] = {}
     for node, offer in offers.items():
@@ -138,7 +138,8 @@ def _federation(offers: dict[int, Offer], config: RunConfig) -> Federation:
     return Federation(
         clients=dict(sorted(clients.items())),
         nodes_of=nodes_of,
-        dataset=names.pop() if len(names) == 1 else config.dataset,
+        owners=any(offer.owner for offer in offers.values()),
+        dataset=names.pop() if len(names) == 1 else "own-data",
         image_shape=(channels, height, width),
         num_classes=max(offer.num_classes for offer in offers.values()),
         devices=tuple(sorted({offer.device for offer in offers.values()})),

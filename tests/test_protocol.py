@@ -231,11 +231,15 @@ def owners(tmp_path, numbers=(0, 1)):
 OWNERS = {"dataset": "pets", "image-column": "picture", "label-column": "kind", "num-clients": 2, "fraction-train": 1.0}
 
 
-def test_nodes_with_data_of_their_own_are_a_real_federation(run_config, tmp_path):
+def test_nodes_with_data_of_their_own_are_a_real_federation(run_config, tmp_path, capsys):
     run, grid = run_server(run_config | OWNERS, node_configs=owners(tmp_path))
     assert [row["classes"] for row in run.clients] == [[0, 1], [2, 3]]
     assert [row["num-train-examples"] for row in run.clients] == [40, 40]
-    assert (run.dataset["name"], run.dataset["num-classes"]) == ("pets", 4)
+    assert (
+        "fedbabu on own-data: 2 clients with data of their own, 80 training and 80 test images"
+        in capsys.readouterr().out
+    )
+    assert (run.dataset["name"], run.dataset["num-classes"]) == ("own-data", 4)
     for request, _ in grid.of_type(MessageType.TRAIN):
         assert request.content["config"]["clients"] == [request.metadata.dst_node_id - 100]
 
