@@ -84,18 +84,16 @@ def evaluate_clients(message: Message, context: Context) -> Message:
     task, global_model = Task.from_content(message.content)
     model, transform = node.model(global_model), node.dataset.transform
     results: dict[int, ClientResult] = {}
-    num_examples = 0
     for client in task.clients:
         model.load_state_dict(global_model)
         test = node.examples("test", client)
-        num_examples += len(test)
         if task.personalize:
             own = node.examples("train", client)
             fine_tuning = node.train(model, node.algorithm.personalizes, own, Purpose.FINE_TUNING, client, task)
             results[client] = evaluate_personalized(model, own, test, transform, fine_tuning)
         else:
             results[client] = evaluate_initial(model, test, transform)
-    return Message(EvaluateReply(results, num_examples).to_content(), reply_to=message)
+    return Message(EvaluateReply(results).to_content(), reply_to=message)
 
 
 @dataclass(frozen=True)

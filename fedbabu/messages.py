@@ -121,16 +121,14 @@ class TrainReply:
 
 @dataclass(frozen=True)
 class EvaluateReply:
-    """What each of a node's clients measured, by its id, and the number of test examples of all of them."""
+    """What each of a node's clients measured, by its id."""
 
     results: dict[int, ClientResult]
-    num_examples: int
 
     def to_content(self) -> RecordDict:
         """Pack: lists with a value per fine-tuning epoch follow one another, client by client."""
         results = self.results.values()
         metrics: dict[str, Any] = {
-            "num-examples": self.num_examples,
             "clients": list(self.results),
             "accuracy": [value for result in results for value in result.accuracy],
             "loss": [value for result in results for value in result.loss],
@@ -154,4 +152,4 @@ class EvaluateReply:
             )
             for index, client in enumerate(clients)
         }
-        return cls(results, metrics["num-examples"])
+        return cls(results)

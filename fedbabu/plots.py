@@ -40,7 +40,7 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
     rng = np.random.default_rng(0)  # only spreads the dots sideways
     width = 0.8 / len(runs)
     for index, (run, color) in enumerate(zip(runs, _colors(runs), strict=True)):
-        for place, (_, values) in enumerate(run.accuracies().items()):
+        for place, values in enumerate(run.accuracies().values()):
             x = place + (index - (len(runs) - 1) / 2) * width
             axes.scatter(
                 x + rng.uniform(-0.3, 0.3, len(values)) * width, values, s=12, alpha=0.5, color=color, linewidths=0

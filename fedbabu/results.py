@@ -168,11 +168,6 @@ class RunFolder:
         """The final global model's state dict."""
         return load_file(self.path / "model.safetensors")
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to its end."""
-        return (self.path / "summary.json").exists()
-
     def _read_json(self, name: str) -> Record:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from torchvision.transforms import functional as tvf
 
 from fedbabu.data import BatchTransform, client_examples, open_dataset, open_partition, whole_dataset
-from fedbabu.data.cache import cache_dir
+from fedbabu.data.cache import build_once, cache_dir
 from fedbabu.errors import ConfigError
 
 RNG = np.random.default_rng(0)
@@ -218,6 +220,20 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     open_dataset.cache_clear()
     assert len(open_dataset(name, "picture", "kind").images["train"]) == 40
     assert not leftover.exists()
+
+
+def test_whoever_waits_for_a_build_does_not_build_again(tmp_path):
+    builds = []
+
+    def build(path):
+        builds.append(path)
+        time.sleep(0.3)
+        path.write_text("whole")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: build_once(tmp_path / "entry", build), range(4)))
+    assert len(builds) == 1
+    assert (tmp_path / "entry").read_text() == "whole"
 
 
 def test_two_processes_build_an_entry_once(tmp_path):

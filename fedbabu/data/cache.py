@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -80,17 +80,7 @@ def open_dataset(dataset: str, image_column: str = "", label_column: str = "") -
             written.
     """
     folder = cache_dir() / _entry_name(dataset, image_column, label_column)
-    if not folder.exists():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
-                if not folder.exists():  # another process may have built it while this one waited
-                    _build(folder, load_source(dataset, image_column, label_column))
-        except OSError as error:
-            raise ConfigError(
-                f"The cache of decoded images, {cache_dir()}, cannot be written ({error}): set the environment "
-                "variable FEDBABU_CACHE to a folder that can, with room for the dataset."
-            ) from error
+    build_once(folder, lambda building: _build(building, load_source(dataset, image_column, label_column)))
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return ImageDataset(
         name=meta["name"],
@@ -113,20 +103,42 @@ def _entry_name(dataset: str, image_column: str, label_column: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', folder.name)}-{digest}"
 
 
-def _build(entry: Path, source: Source) -> None:
-    """Decode a dataset into a new cache entry. Only one process at a time may do so."""
-    building = entry.with_name(f".{entry.name}.building")
-    shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
-    building.mkdir()
+def build_once(path: Path, build: Callable[[Path], None]) -> None:
+    """Make a file or folder of the cache unless it exists: once per machine, whole or not at all.
+
+    `build` writes it under another name; whoever asks meanwhile waits for it.
+
+    Raises:
+        ConfigError: if the cache cannot be written.
+    """
+    if path.exists():
+        return
     try:
-        _decode_images(building, source)
-        num_classes = _write_labels(building, source)
-        transform = _transform(source.known, np.load(building / "train-images.npy", mmap_mode="r"))
-        meta = {"name": source.name, "num_classes": num_classes, "transform": asdict(transform)}
-        (building / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
-        building.rename(entry)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                building = path.with_name(f".{path.name}.building")
+                shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
+                try:
+                    build(building)
+                    building.rename(path)
+                finally:
+                    shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The cache of decoded images, {cache_dir()}, cannot be written ({error}): set the environment "
+            "variable FEDBABU_CACHE to a folder that can, with room for the dataset."
+        ) from error
+
+
+def _build(entry: Path, source: Source) -> None:
+    """Decode a dataset into the folder of a new cache entry."""
+    entry.mkdir()
+    _decode_images(entry, source)
+    num_classes = _write_labels(entry, source)
+    transform = _transform(source.known, np.load(entry / "train-images.npy", mmap_mode="r"))
+    meta = {"name": source.name, "num_classes": num_classes, "transform": asdict(transform)}
+    (entry / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
 
 
 def _decode_images(folder: Path, source: Source) -> None:

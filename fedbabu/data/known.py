@@ -1,24 +1,35 @@
-"""The datasets that `dataset` knows by name: where they are, their columns and the paper's transforms."""
+"""The datasets that `dataset` knows by name: where they come from, their columns and the paper's transforms."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from fedbabu.data.digits import write_digits
 
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A dataset by name. `mean` and `std` are per channel, of pixel values scaled to [0, 1].
+    """A dataset by name.
 
-    `first_class` and `last_class` recognize a local copy: a folder with the same two columns, number of
-    classes, and first and last class name is this dataset and is treated like it.
+    Attributes:
+        source: its Hub id, or a function that writes its parquet files into a folder.
+        image_column: with the images.
+        label_column: with the labels.
+        mean: per channel, of pixel values scaled to [0, 1].
+        std: likewise.
+        classes: the number of classes, the first and the last one's name; a folder or Hub dataset with these
+            and the same two columns is a copy of this dataset and treated like it. None if that is not enough
+            to tell.
+        crop_padding: zero pixels around an image before a random crop, in training.
+        flip: whether training images are mirrored at random.
     """
 
-    hub_id: str
+    source: str | Callable[[Path], None]
     image_column: str
     label_column: str
-    num_classes: int
-    first_class: str
-    last_class: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: tuple[int, str, str] | None = None
     crop_padding: int = 4
     flip: bool = True
 
@@ -26,15 +37,13 @@ class KnownDataset:
 # Normalization and augmentation are those of the paper's official code.
 KNOWN_DATASETS = {
     "cifar10": KnownDataset(
-        "uoft-cs/cifar10", "img", "label", 10, "airplane", "truck",
+        "uoft-cs/cifar10", "img", "label", classes=(10, "airplane", "truck"),
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
     ),
     "cifar100": KnownDataset(
-        "uoft-cs/cifar100", "img", "fine_label", 100, "apple", "worm",
+        "uoft-cs/cifar100", "img", "fine_label", classes=(100, "apple", "worm"),
         mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276),
     ),
     # Mirrored digits are no digits, and a crop would cut them: no augmentation.
-    "digits": KnownDataset(
-        "", "image", "label", 10, "0", "9", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False,
-    ),
+    "digits": KnownDataset(write_digits, "image", "label", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False),
 }  # fmt: skip

@@ -3,12 +3,12 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
-from fedbabu.data.cache import ImageDataset
+from fedbabu.data.cache import ImageDataset, build_once
 from fedbabu.data.source import SPLITS
 from fedbabu.errors import ConfigError
 from fedbabu.seeding import Purpose, numpy_generator
@@ -49,20 +49,20 @@ def open_partition(dataset: ImageDataset, num_clients: int, shards_per_client: i
         ConfigError: if there are more shards than images, or more to a client than there are classes.
     """
     path = dataset.folder / f"shards-{num_clients}-{shards_per_client}-{seed}.npz"
-    if not path.exists():
-        with FileLock(f"{path}.lock"):
-            _check(dataset, num_clients, shards_per_client)
-            train, test = _shards(dataset, num_clients, shards_per_client, seed)
-            unfinished = path.with_suffix(".tmp.npz")
-            # All clients' rows in one array, and where each client's end.
+
+    def build(building: Path) -> None:
+        _check(dataset, num_clients, shards_per_client)
+        train, test = _shards(dataset, num_clients, shards_per_client, seed)
+        with building.open("wb") as file:  # all clients' rows in one array, and where each client's end
             np.savez(
-                unfinished,
+                file,
                 train=np.concatenate(train),
                 test=np.concatenate(test),
                 train_ends=np.cumsum([len(rows) for rows in train]),
                 test_ends=np.cumsum([len(rows) for rows in test]),
             )
-            unfinished.replace(path)
+
+    build_once(path, build)
     with np.load(path) as arrays:
         return Partition(
             {split: dict(enumerate(np.split(arrays[split], arrays[f"{split}_ends"][:-1]))) for split in SPLITS}

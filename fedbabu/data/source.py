@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedbabu.data.digits import write_digits
 from fedbabu.data.known import KNOWN_DATASETS, KnownDataset
 from fedbabu.errors import ConfigError
 
@@ -66,15 +65,13 @@ def _load_splits(dataset: str) -> dict[str, "datasets.Dataset"]:
     if dataset not in KNOWN_DATASETS and not folder.is_dir() and _looks_local(dataset):
         raise ConfigError(f"dataset = '{dataset}' is a folder that does not exist ({folder.absolute()}): {ways_on}.")
     with tempfile.TemporaryDirectory() as scratch:
-        if dataset == "digits":
-            write_digits(Path(scratch))
-            path = scratch
-        elif dataset in KNOWN_DATASETS:
-            path = KNOWN_DATASETS[dataset].hub_id
-        else:
-            path = str(folder)
+        known = KNOWN_DATASETS.get(dataset)
+        source = known.source if known else str(folder)
+        if callable(source):
+            source(Path(scratch))
+            source = scratch
         try:
-            federated = FederatedDataset(dataset=path, partitioners={}, shuffle=False)
+            federated = FederatedDataset(dataset=source, partitioners={}, shuffle=False)
             return {split: federated.load_split(split) for split in SPLITS}
         except DatasetNotFoundError as error:
             raise ConfigError(
@@ -82,7 +79,7 @@ def _load_splits(dataset: str) -> dict[str, "datasets.Dataset"]:
             ) from error
         except ConnectionError as error:
             raise ConfigError(
-                f"The Hub cannot be reached to download '{path}', and there is no folder {folder.absolute()}: give a "
+                f"The Hub cannot be reached to download '{source}', and there is no folder {folder.absolute()}: give a "
                 "local copy, as in --run-config \"dataset='/path/to/a/folder/of/parquet/files'\", or run the "
                 "quickstart, which needs no download, with --run-config conf/quickstart.toml."
             ) from error
@@ -99,14 +96,13 @@ def _recognize(dataset: str, features: "datasets.Features", image_column: str, l
     if dataset in KNOWN_DATASETS:
         return dataset
     for name, known in KNOWN_DATASETS.items():
-        classes = getattr(features.get(known.label_column), "names", None)
+        names = getattr(features.get(known.label_column), "names", None)
         if (
-            known.hub_id
-            and known.image_column in features
+            known.image_column in features
             and image_column in ("", known.image_column)
             and label_column in ("", known.label_column)
-            and classes
-            and (len(classes), classes[0], classes[-1]) == (known.num_classes, known.first_class, known.last_class)
+            and names
+            and (len(names), names[0], names[-1]) == known.classes
         ):
             return name
     return None
