@@ -5,18 +5,21 @@ node p offers client p; with fewer, every node can read the whole dataset and of
 `--node-config "data-path='/path/to/data' partition-id=3"` offers client 3, its own folder.
 """
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from platformdirs import user_state_dir
 
 from fedbabu.aggregation import State, weighted_sum
-from fedbabu.algorithms import ALGORITHMS, Algorithm, Phase
+from fedbabu.algorithms import Part, Phase
 from fedbabu.config import RunConfig
 from fedbabu.data import (
     Examples,
@@ -32,7 +35,8 @@ from fedbabu.evaluation import ClientResult, evaluate_initial, evaluate_personal
 from fedbabu.messages import EvaluateReply, Offer, Task, TrainReply
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.seeding import Purpose, torch_generator
-from fedbabu.training import SGDSettings, train
+from fedbabu.storage import ClientStore
+from fedbabu.training import train
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -54,46 +58,61 @@ def train_clients(message: Message, context: Context) -> Message:
     """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
     node = _Node.of(context)
     task, global_model = Task.from_content(message.content)
-    shared = node.algorithm.shares.names(global_model)
-    model = node.model(global_model)
-    num_examples, loss_sum = 0, 0.0
+    row, store = node.config.row, node.store(task)
+    model, received = node.models(global_model)
+    num_examples, losses = 0, []
 
     def trained_clients() -> Iterator[tuple[State, int]]:
-        nonlocal num_examples, loss_sum
+        nonlocal num_examples
         for client in task.clients:
-            model.load_state_dict(global_model)
             examples = node.examples("train", client)
-            losses = list(node.train(model, node.algorithm.trains, examples, Purpose.TRAINING, client, task))
+            own_model = global_model | store.load(client)
+            model.load_state_dict(global_model if row.trains_kept else own_model)
+            loss = node.train(model, received, row.trains, examples, client, task)
+            shared = _part(model, row.shares)
+            if row.trains_kept:
+                model.load_state_dict(own_model)
+                node.train(model, received, row.trains_kept, examples, client, task)
+            if row.keeps:
+                store.save(client, _part(model, row.keeps))
             num_examples += len(examples)
-            loss_sum += len(examples) * sum(losses) / len(losses)
-            state = model.state_dict()
-            yield {name: state[name] for name in shared}, len(examples)
+            losses.append(loss * len(examples))
+            yield shared, len(examples)
 
     if len(task.clients) == 1:
         ((update, weight),) = trained_clients()
     else:
         update, weight = weighted_sum(trained_clients()), 1
-    reply = TrainReply(dict(update), weight, num_examples, loss_sum / num_examples)
+    reply = TrainReply(dict(update), weight, num_examples, sum(losses) / num_examples)
     return Message(reply.to_content(), reply_to=message)
 
 
 @app.evaluate()
 def evaluate_clients(message: Message, context: Context) -> Message:
-    """Evaluate the global model on each client of the task, fine-tuning it on the way if so asked."""
+    """Evaluate each client's model, the global one and what the client keeps, fine-tuning it on the way if so asked."""
     node = _Node.of(context)
     task, global_model = Task.from_content(message.content)
-    model, transform = node.model(global_model), node.dataset.transform
+    store, transform = node.store(task), node.dataset.transform
+    model, received = node.models(global_model)
     results: dict[int, ClientResult] = {}
     for client in task.clients:
-        model.load_state_dict(global_model)
+        model.load_state_dict(global_model | store.load(client))
         test = node.examples("test", client)
         if task.personalize:
             own = node.examples("train", client)
-            fine_tuning = node.train(model, node.algorithm.personalizes, own, Purpose.FINE_TUNING, client, task)
-            results[client] = evaluate_personalized(model, own, test, transform, fine_tuning)
+            fine_tuning = node.fine_tune(model, received, own, client, task)
+            results[client] = evaluate_personalized(
+                model, own, test, transform, fine_tuning, by_distribution=node.config.iid_test_set
+            )
         else:
             results[client] = evaluate_initial(model, test, transform)
     return Message(EvaluateReply(results).to_content(), reply_to=message)
+
+
+def _part(model: SplitNetwork, part: Part) -> State:
+    """A copy of a part of a model's state dict."""
+    state = model.state_dict()
+    return {name: state[name].clone() for name in part.names(state)}
 
 
 @dataclass(frozen=True)
@@ -130,17 +149,20 @@ class _Node:
             clients = clients[number : number + 1]
         return cls(config, dataset, partition, clients, num_nodes)
 
-    @property
-    def algorithm(self) -> Algorithm:
-        """The row of the table."""
-        return ALGORITHMS[self.config.algorithm]
-
-    def model(self, state: State) -> SplitNetwork:
-        """A network to load such a state dict into, one per process.
+    def models(self, global_model: State) -> tuple[SplitNetwork, SplitNetwork]:
+        """A network to work on, and one that is the global model; both are opened once per process.
 
         The server decides the width of the head: an owner may not know of all classes.
         """
-        return _open_model(self.config.model_name, self.dataset.image_shape, len(state["head.bias"]))
+        shape, num_classes = self.dataset.image_shape, len(global_model["head.bias"])
+        model, received = _open_models(self.config.model_name, shape, num_classes)
+        received.load_state_dict(global_model)
+        return model, received
+
+    def store(self, task: Task) -> ClientStore:
+        """What this run's clients keep: in the run folder, or in a real federation on the owner's own disk."""
+        run = Path(task.run)
+        return ClientStore((_owner_folder() / run.name if self.owner else run) / "clients")
 
     def offer(self) -> Offer:
         """Say what the server needs to know before it can sample clients and build the global model."""
@@ -166,30 +188,58 @@ class _Node:
     def train(
         self,
         model: SplitNetwork,
-        phases: tuple[Phase, ...],
+        received: SplitNetwork,
+        phases: Iterable[Phase],
         examples: Examples,
-        purpose: Purpose,
         client: int,
         task: Task,
+    ) -> float:
+        """Train a model for the task's rounds and return the mean loss over their epochs."""
+        losses: list[float] = []
+        for training_round in task.rounds:
+            losses += train(
+                model,
+                received,
+                examples,
+                self.dataset.transform,
+                phases,
+                self.config,
+                torch_generator(self.config.seed, Purpose.TRAINING, training_round, client),
+                epochs=self.config.num_local_epochs,
+                learning_rate=self.config.learning_rate_of(training_round),
+            )
+        return sum(losses) / len(losses)
+
+    def fine_tune(
+        self, model: SplitNetwork, received: SplitNetwork, examples: Examples, client: int, task: Task
     ) -> Iterator[float]:
-        """Train a model as the task says; see training.train."""
-        personalizes = purpose is Purpose.FINE_TUNING
-        settings = SGDSettings(
-            epochs=self.config.num_finetune_epochs if personalizes else self.config.num_local_epochs,
-            batch_size=self.config.batch_size,
-            learning_rate=task.learning_rate,
-            momentum=self.config.momentum,
+        """Fine-tune a model, an epoch each time the result is advanced."""
+        return train(
+            model,
+            received,
+            examples,
+            self.dataset.transform,
+            self.config.row.personalizes,
+            self.config,
+            torch_generator(self.config.seed, Purpose.FINE_TUNING, task.server_round, client),
+            epochs=self.config.num_finetune_epochs,
+            learning_rate=self.config.finetune_learning_rate,
         )
-        generator = torch_generator(self.config.seed, purpose, task.server_round, client)
-        return train(model, examples, self.dataset.transform, phases, settings, generator)
+
+
+def _owner_folder() -> Path:
+    return Path(os.environ.get("FEDBABU_STATE") or user_state_dir("fedbabu"))
 
 
 @cache
 def _open_simulated_data(config: RunConfig) -> tuple[ImageDataset, Partition]:
     dataset = open_dataset(config.dataset, config.image_column, config.label_column)
-    return dataset, open_partition(dataset, config.num_clients, config.shards_per_client, config.seed)
+    return dataset, open_partition(
+        dataset, config.num_clients, config.shards_per_client, config.seed, config.iid_test_set
+    )
 
 
 @cache
-def _open_model(name: str, image_shape: ImageShape, num_classes: int) -> SplitNetwork:
-    return build_model(name, image_shape, num_classes, seed=0).to(DEVICE)
+def _open_models(name: str, image_shape: ImageShape, num_classes: int) -> tuple[SplitNetwork, SplitNetwork]:
+    model, received = (build_model(name, image_shape, num_classes, seed=0).to(DEVICE) for _ in range(2))
+    return model, received

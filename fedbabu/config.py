@@ -5,18 +5,18 @@ Defaults are in pyproject.toml, where Flower wants them. `python -m fedbabu.conf
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from fedbabu.algorithms import ALGORITHMS
+from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
 from fedbabu.errors import ConfigError
-from fedbabu.models import MODELS
+from fedbabu.models import HEAD_INITS, MODELS
 
 Check = tuple[str, Callable[[Any], bool]]  # what is allowed, in words, and its test
 
 
-def _one_of(names: Mapping[str, object]) -> Check:
+def _one_of(names: Collection[str]) -> Check:
     return " or ".join(f"'{name}'" for name in names), lambda value: value in names
 
 
@@ -25,6 +25,10 @@ def _at_least(low: int) -> Check:
 
 
 _TEXT: Check = ("text", lambda value: True)
+_ANY_BOOL: Check = ("true or false", lambda value: True)
+_NOT_NEGATIVE: Check = ("a number of at least 0", lambda value: value >= 0)
+_POSITIVE: Check = ("a number above 0", lambda value: value > 0)
+_PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
 _NONEMPTY: Check = ("text that is not empty", lambda value: bool(value.strip()))
 
 
@@ -36,7 +40,7 @@ def _key(meaning: str, check: Check) -> Any:
 class RunConfig:
     """A checked run configuration. The attribute `num_clients` is the key `num-clients`, and so on."""
 
-    algorithm: str = _key("which parts are trained, shared and fine-tuned", _one_of(ALGORITHMS))
+    algorithm: str = _key("which parts are trained, shared, kept and fine-tuned", _one_of(ALGORITHMS))
     model_name: str = _key("the network", _one_of(MODELS))
     dataset: str = _key(
         "`cifar10`, `cifar100`, `digits`, the id of a dataset on the Hub, or a local folder of parquet files",
@@ -47,20 +51,56 @@ class RunConfig:
     num_clients: int = _key("N, the number of clients", _at_least(1))
     shards_per_client: int = _key("s, the shards of one class each that a client holds", _at_least(1))
     fraction_train: float = _key(
-        "f, the fraction of clients sampled in a round", ("a number in (0, 1]", lambda value: 0 < value <= 1)
+        "f, the fraction of clients sampled in a round; 0 for centralized training, on the server alone",
+        ("a number in [0, 1]", lambda value: 0 <= value <= 1),
     )
-    num_server_rounds: int = _key("K, the communication rounds", _at_least(1))
+    num_server_rounds: int = _key(
+        "K, the communication rounds; LG-FedAvg runs a quarter of them, local-only all without communicating",
+        _at_least(1),
+    )
     num_local_epochs: int = _key("τ, the epochs that a sampled client trains in a round", _at_least(1))
     num_finetune_epochs: int = _key(
         "τ_f, the epochs of fine-tuning in the final evaluation, at the last learning rate of training",
         _at_least(0),
     )
     learning_rate: float = _key(
-        "the first learning rate; a tenth of it after half of the rounds, a hundredth after three quarters",
-        ("a number above 0", lambda value: value > 0),
+        "the first learning rate; a tenth of it after half of the rounds, a hundredth after three quarters; "
+        "LG-FedAvg goes on at the last",
+        _POSITIVE,
     )
     momentum: float = _key("SGD's momentum", ("a number in [0, 1)", lambda value: 0 <= value < 1))
     batch_size: int = _key("images in a training batch", _at_least(1))
+    initial_model: str = _key(
+        "where training starts: a run folder or a safetensors file; empty for a random initialization. "
+        "LG-FedAvg needs a finished FedAvg run",
+        _TEXT,
+    )
+    head_init: str = _key("initialization of the head's weight (Appendices B and Q)", _one_of(HEAD_INITS))
+    head_learning_rate_factor: float = _key(
+        "α_h/α_b, the head's learning rate over the body's in local training (Table 23)", _NOT_NEGATIVE
+    )
+    trained_blocks: int = _key(
+        "the blocks of the body that local training moves, from the first on (Tables 14 and 15); 0 for all",
+        _at_least(0),
+    )
+    finetune_part: str = _key("what fine-tuning moves (Table 4); empty for the algorithm's own", _one_of(_PARTS))
+    proximal_mu: float = _key("μ of FedProx and FedProx+BABU", _NOT_NEGATIVE)
+    ditto_lambda: float = _key("λ of Ditto", _NOT_NEGATIVE)
+    per_fedavg_beta: float = _key("β, the rate of Per-FedAvg's query steps; 0 for the learning rate", _NOT_NEGATIVE)
+    distillation_weight: float = _key("weight of the divergence in FedBSD", _NOT_NEGATIVE)
+    distillation_divergence: str = _key("of FedBSD's features: Kullback-Leibler or squared", _one_of(("kl", "mse")))
+    distillation_temperature: float = _key("of the softmax over FedBSD's features", _POSITIVE)
+    server_data_fraction: float = _key(
+        "p, the fraction of all clients' training images that the server trains on, for an epoch after each round "
+        "(Tables 2 and 21)",
+        ("a number in [0, 1]", lambda value: 0 <= value <= 1),
+    )
+    server_part: str = _key("what the server trains; empty for what is shared", _one_of(_PARTS))
+    iid_test_set: bool = _key(
+        "whether clients are tested on images of all classes, and in- and out-of-distribution accuracy is measured "
+        "(Table 20)",
+        _ANY_BOOL,
+    )
     evaluate_every: int = _key(
         "rounds between evaluations of the initial accuracy on all clients; 0 for none before the last",
         _at_least(0),
@@ -91,24 +131,70 @@ class RunConfig:
             if key not in run_config:
                 raise ConfigError(f"The run config lacks the key {key}: {spec.metadata['meaning']}.")
             values[spec.name] = _checked(key, run_config[key], spec.type, spec.metadata)
-        return cls(**values)
+        config = cls(**values)
+        _check_together(config)
+        return config
 
-    def to_flower(self) -> dict[str, str | int | float]:
+    def to_flower(self) -> dict[str, str | int | float | bool]:
         """The same configuration under Flower's key names."""
         return {_key_name(spec.name): getattr(self, spec.name) for spec in fields(self)}
 
-    def learning_rate_of(self, server_round: int) -> float:
-        """The learning rate of a round, counted from 1 (Section 3).
+    @property
+    def row(self) -> Algorithm:
+        """The algorithm's row of the table, with the variants that this configuration asks for."""
+        row = ALGORITHMS[self.algorithm]
+        part = _PARTS[self.finetune_part]
+        personalizes = row.personalizes if part is None else (Phase(part),)
+        return replace(
+            row,
+            trains=tuple(map(self._local, row.trains)),
+            trains_kept=tuple(map(self._local, row.trains_kept)),
+            personalizes=personalizes if self.num_finetune_epochs else (),
+        )
 
-        It is divided by ten once half, and again once three quarters, of the rounds are done.
+    def _local(self, phase: Phase) -> Phase:
+        return replace(phase, blocks=self.trained_blocks, head_rate=self.head_learning_rate_factor)
+
+    @property
+    def server_trains(self) -> Part:
+        """What the server itself trains after each aggregation."""
+        if not self.server_data_fraction:
+            return Part.NOTHING
+        return _PARTS[self.server_part] or ALGORITHMS[self.algorithm].shares
+
+    @property
+    def num_rounds(self) -> int:
+        """The rounds that the server runs.
+
+        A quarter of K for an algorithm that continues a finished run (Appendix A.3); without communication, as
+        many as it takes to visit every client once.
         """
-        done = server_round - 1
+        row = ALGORITHMS[self.algorithm]
+        if row.continues:
+            return max(self.num_server_rounds // 4, 1)
+        if not row.shares:
+            return -(-self.num_clients // self.clients_per_round)
+        return self.num_server_rounds
+
+    def local_rounds(self, server_round: int) -> list[int]:
+        """The rounds of training that a client does when it is asked: this one, or all if it never communicates."""
+        return [server_round] if ALGORITHMS[self.algorithm].shares else list(range(1, self.num_server_rounds + 1))
+
+    def learning_rate_of(self, training_round: int) -> float:
+        """The learning rate of a round of training, counted from 1 (Section 3).
+
+        It is divided by ten once half, and again once three quarters, of the rounds are done. An algorithm that
+        continues a finished run goes on at the last rate.
+        """
+        done = (self.num_server_rounds if ALGORITHMS[self.algorithm].continues else training_round) - 1
         decays = (2 * done >= self.num_server_rounds) + (4 * done >= 3 * self.num_server_rounds)
         return self.learning_rate / 10**decays
 
     @property
     def clients_per_round(self) -> int:
-        """M = max(⌊f · N⌋, 1), the clients sampled in a round (Algorithm 1, line 3)."""
+        """M = max(⌊f · N⌋, 1), the clients sampled in a round (Algorithm 1, line 3); 0 in centralized training."""
+        if self.fraction_train == 0:
+            return 0
         # Rounded first: 0.29 · 100 is 28.999999999999996 in floating point.
         return max(int(round(self.fraction_train * self.num_clients, 9)), 1)
 
@@ -116,6 +202,35 @@ class RunConfig:
     def finetune_learning_rate(self) -> float:
         """The learning rate of fine-tuning: that of the last round, as in the paper's official code."""
         return self.learning_rate_of(self.num_server_rounds)
+
+
+def _check_together(config: RunConfig) -> None:
+    """Check what no key can say alone.
+
+    Raises:
+        ConfigError: naming the keys that do not fit together.
+    """
+    row, name = ALGORITHMS[config.algorithm], config.algorithm
+    if row.continues and not config.initial_model.strip():
+        raise ConfigError(
+            f"algorithm = '{name}' continues a finished FedAvg run, but initial-model is empty: it must be that "
+            "run's folder or its model.safetensors."
+        )
+    if config.fraction_train == 0 and not config.server_data_fraction:
+        raise ConfigError(
+            "fraction-train = 0.0 trains on the server alone, but server-data-fraction = 0.0 gives it nothing to "
+            "train on: raise one of them (server-data-fraction = 1.0 is centralized training)."
+        )
+    if not row.shares and (config.fraction_train == 0 or config.server_data_fraction):
+        raise ConfigError(
+            f"algorithm = '{name}' shares nothing, so the server has nothing to train: server-data-fraction must be 0 "
+            "and fraction-train above 0."
+        )
+    if config.fraction_train and config.server_trains not in row.shares:
+        raise ConfigError(
+            f"server-part = '{config.server_part}' trains a part that '{name}' does not share: it must be within "
+            f"'{(row.shares.name or '').lower()}'."
+        )
 
 
 def _key_name(attribute: str) -> str:
@@ -135,8 +250,12 @@ def markdown_table(defaults: Mapping[str, object]) -> str:
     lines = ["| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
     for spec in fields(RunConfig):
         key, meta = _key_name(spec.name), spec.metadata
-        lines.append(f"| `{key}` | `{defaults[key]!r}` | {meta['allowed']} | {meta['meaning']} |")
+        lines.append(f"| `{key}` | `{_toml(defaults[key])}` | {meta['allowed']} | {meta['meaning']} |")
     return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _main() -> None:

@@ -1,7 +1,7 @@
 """What a client measures (Section 3, "Evaluation"; Section 5.2.1): initial, without head and personalized."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,19 @@ class ClientResult:
     """What one client measured on its test images.
 
     Attributes:
-        accuracy: percent, after 0 (initial), 1, … fine-tuning epochs; the last is the personalized one.
+        accuracy: percent, after 0 (before), 1, … fine-tuning epochs; the last is the personalized one.
         loss: mean cross-entropy, likewise.
-        without_head_accuracy: percent, of the initial body; None if it was not asked for.
+        id_accuracy: of the test images whose class the client trains on (in-distribution, Appendix J), likewise;
+            empty if it was not asked for.
+        ood_accuracy: of those whose class it does not train on (out-of-distribution), likewise. NaN where there are
+            no such images.
+        without_head_accuracy: percent, before fine-tuning; None if it was not asked for.
     """
 
     accuracy: list[float]
     loss: list[float]
+    id_accuracy: list[float] = field(default_factory=list)
+    ood_accuracy: list[float] = field(default_factory=list)
     without_head_accuracy: float | None = None
 
 
@@ -40,23 +46,37 @@ def evaluate_personalized(
     test: Examples,
     transform: BatchTransform,
     fine_tune: Iterable[object],
+    *,
+    by_distribution: bool = False,
 ) -> ClientResult:
     """Accuracy and loss before fine-tuning and after each of its epochs, and accuracy without the head.
 
     Args:
-        model: the global model; fine-tuned in place.
+        model: the client's model; fine-tuned in place.
         train: the client's training examples.
         test: its test examples.
         transform: normalization.
         fine_tune: trains the model for one more epoch each time it is advanced.
+        by_distribution: whether to measure accuracy in and out of the client's distribution too.
     """
+    result = ClientResult([], [])
+    trained_on = torch.isin(test.labels, train.labels)
+
+    def measure(test_features: Tensor) -> None:
+        accuracy, loss = _score(model, test_features, test.labels)
+        result.accuracy.append(accuracy)
+        result.loss.append(loss)
+        if by_distribution:
+            for values, chosen in ((result.id_accuracy, trained_on), (result.ood_accuracy, ~trained_on)):
+                values.append(_score(model, test_features[chosen], test.labels[chosen])[0])
+
     test_features = features(model, test, transform)
     templates = class_templates(features(model, train, transform), train.labels, model.head.out_features)
     without_head = _accuracy(nearest_template(test_features, templates), test.labels)
-    scores = [_score(model, test_features, test.labels)]
-    scores += [_score(model, features(model, test, transform), test.labels) for _ in fine_tune]
-    accuracy, loss = (list(column) for column in zip(*scores, strict=True))
-    return ClientResult(accuracy, loss, without_head)
+    measure(test_features)
+    for _ in fine_tune:
+        measure(features(model, test, transform))
+    return replace(result, without_head_accuracy=without_head)
 
 
 @torch.no_grad()

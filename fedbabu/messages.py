@@ -13,6 +13,9 @@ from torch import Tensor
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 
+# What a ClientResult has a value of for every fine-tuning epoch.
+PER_EPOCH = ("accuracy", "loss", "id_accuracy", "ood_accuracy")
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -65,14 +68,21 @@ class Offer:
 
 @dataclass(frozen=True)
 class Task:
-    """What a node shall do with the global model: for which clients, and how fast they learn.
+    """What a node shall do with the global model, and for which clients.
 
-    In evaluation, `personalize` asks for accuracy without the head and after each epoch of fine-tuning too.
+    Attributes:
+        run: the absolute path of the run folder, whose last part names the run.
+        server_round: of the message.
+        clients: ids.
+        rounds: of training, one after the other; usually this round's alone. In evaluation, none.
+        personalize: in evaluation, whether to measure accuracy without the head and after each epoch of
+            fine-tuning too.
     """
 
+    run: str
     server_round: int
-    learning_rate: float
     clients: list[int]
+    rounds: list[int]
     personalize: bool = False
 
     def to_content(self, global_model: ArrayRecord) -> RecordDict:
@@ -128,27 +138,27 @@ class EvaluateReply:
     def to_content(self) -> RecordDict:
         """Pack: lists with a value per fine-tuning epoch follow one another, client by client."""
         results = self.results.values()
-        metrics: dict[str, Any] = {
-            "clients": list(self.results),
-            "accuracy": [value for result in results for value in result.accuracy],
-            "loss": [value for result in results for value in result.loss],
-            "without-head-accuracy": [
-                result.without_head_accuracy for result in results if result.without_head_accuracy is not None
-            ],
-        }
+        metrics: dict[str, Any] = {"clients": list(self.results)}
+        for name in PER_EPOCH:
+            metrics[name] = [value for result in results for value in getattr(result, name)]
+        metrics["without_head_accuracy"] = [
+            result.without_head_accuracy for result in results if result.without_head_accuracy is not None
+        ]
         return RecordDict({"metrics": MetricRecord(metrics)})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> "EvaluateReply":
         """Unpack."""
         metrics: dict[str, Any] = dict(content.metric_records["metrics"])
-        clients, without_head = metrics["clients"], metrics["without-head-accuracy"]
-        values = len(metrics["accuracy"]) // len(clients)
+        clients, without_head = metrics["clients"], metrics["without_head_accuracy"]
+        columns = {}
+        for name in PER_EPOCH:
+            values = len(metrics[name]) // len(clients)
+            columns[name] = [metrics[name][index * values : (index + 1) * values] for index in range(len(clients))]
         results = {
             client: ClientResult(
-                metrics["accuracy"][index * values : (index + 1) * values],
-                metrics["loss"][index * values : (index + 1) * values],
-                without_head[index] if without_head else None,
+                **{name: column[index] for name, column in columns.items()},
+                without_head_accuracy=without_head[index] if without_head else None,
             )
             for index, client in enumerate(clients)
         }

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedbabu.report import TITLES
-from fedbabu.results import METRICS, RunFolder
+from fedbabu.results import RunFolder
+
+METRICS = ("initial", "without-head", "personalized")
 
 # Okabe and Ito's palette, told apart by the colour-blind.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -40,7 +42,11 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
     rng = np.random.default_rng(0)  # only spreads the dots sideways
     width = 0.8 / len(runs)
     for index, (run, color) in enumerate(zip(runs, _colors(runs), strict=True)):
-        for place, values in enumerate(run.accuracies().values()):
+        accuracies = run.accuracies()
+        for place, metric in enumerate(METRICS):
+            if metric not in accuracies:
+                continue
+            values = accuracies[metric]
             x = place + (index - (len(runs) - 1) / 2) * width
             axes.scatter(
                 x + rng.uniform(-0.3, 0.3, len(values)) * width, values, s=12, alpha=0.5, color=color, linewidths=0
@@ -83,7 +89,9 @@ def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
         summary = run.summary
         for place, metric in enumerate(METRICS):
             x = place + (index - (len(runs) - 1) / 2) * step
-            ours, paper = summary["accuracy"][metric], summary["paper"].get(metric)
+            ours, paper = summary["accuracy"].get(metric), summary["paper"].get(metric)
+            if not ours:
+                continue
             axes.errorbar(x - step / 8, ours["mean"], ours["std"], fmt="o", color=color, capsize=3)
             if paper:
                 axes.errorbar(

@@ -11,12 +11,21 @@ from torch import nn
 
 from fedbabu.config import RunConfig
 from fedbabu.federation import Federation
-from fedbabu.results import METRICS, RunFolder
+from fedbabu.results import RunFolder
 
 # A forward pass costs about a third of a training step; only the estimate of the time left depends on it.
 FORWARD_COST = 1 / 3
 
-TITLES = {"initial": "Initial", "without-head": "Without head", "personalized": "Personalized"}
+LOSSES = {"train-loss": "loss", "server-loss": "loss on the server"}
+TITLES = {
+    "initial": "Initial",
+    "without-head": "Without head",
+    "personalized": "Personalized",
+    "id-initial": "In-distribution, initial",
+    "id-personalized": "In-distribution, personalized",
+    "ood-initial": "Out-of-distribution, initial",
+    "ood-personalized": "Out-of-distribution, personalized",
+}
 
 
 class Progress:
@@ -27,6 +36,12 @@ class Progress:
         self.federation = federation
         self.images = 0  # trained on so far,
         self.seconds = 0.0  # and how long that took
+        row = config.row
+        phases = row.trains + row.trains_kept
+        self.epochs = sum(config.num_local_epochs if p.epochs is None else p.epochs for p in phases)
+        self.finetune_epochs = sum(
+            config.num_finetune_epochs if p.epochs is None else p.epochs for p in row.personalizes
+        )
 
     def start(self, model: nn.Module, path: Path) -> None:
         """Say what is about to run, where, and where its results go."""
@@ -39,48 +54,67 @@ class Progress:
         _say(
             f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients with {holdings}, "
             f"{train} training and {test} test images\n"
-            f"{config.model_name}: {parameters:,} parameters; {config.num_server_rounds} rounds of "
-            f"{config.clients_per_round} clients × {config.num_local_epochs} epochs on {federation.num_nodes} "
+            f"{config.model_name}: {parameters:,} parameters; {self._rounds()} on {federation.num_nodes} "
             f"SuperNodes ({', '.join(federation.devices)})\n"
             f"Run folder: {path}"
         )
 
+    def _rounds(self) -> str:
+        config = self.config
+        if not config.clients_per_round:
+            return f"{config.num_rounds} epochs on the server"
+        epochs = config.num_local_epochs * len(config.local_rounds(1))
+        rounds = "1 round" if config.num_rounds == 1 else f"{config.num_rounds} rounds"
+        return f"{rounds} of {config.clients_per_round} clients × {epochs} epochs"
+
+    @property
+    def _accuracy(self) -> str:
+        """What the accuracy of the clients' models is called before they are fine-tuned."""
+        if not self.config.row.keeps:
+            return "initial accuracy"
+        return "accuracy before fine-tuning" if self.finetune_epochs else "personalized accuracy"
+
     def round(self, record: dict[str, Any]) -> None:
         """Print a round's line."""
-        self.images += self.config.num_local_epochs * record["num-examples"]
+        self.images += self.epochs * len(self.config.local_rounds(record["round"])) * record["num-examples"]
         self.seconds += record["train-seconds"]
-        done, rounds = record["round"], self.config.num_server_rounds
-        parts = [
-            f"round {done:>{len(str(rounds))}}/{rounds}",
-            f"loss {record['train-loss']:.4f}",
-            f"{record['seconds']:6.1f} s",
-        ]
-        if done < rounds:
-            parts.append(f"{_duration(self._seconds_left(done))} left")
+        self.done, rounds = record["round"], self.config.num_rounds
+        parts = [f"round {self.done:>{len(str(rounds))}}/{rounds}"]
+        parts += [f"{title} {record[key]:.4f}" for key, title in LOSSES.items() if key in record]
+        parts.append(f"{record['seconds']:6.1f} s")
+        if self.done < rounds:
+            parts.append(f"{_duration(self._seconds_left())} left")
         if "initial-accuracy" in record:
-            parts.append(f"initial accuracy {record['initial-accuracy']:.2f} %")
+            parts.append(f"{self._accuracy} {record['initial-accuracy']:.2f} %")
+        if "test-accuracy" in record:
+            parts.append(f"on the whole test set {record['test-accuracy']:.2f} %")
         _say("   ".join(parts))
 
     def fine_tuning(self) -> None:
         """Say that the final evaluation begins, and how long it may take."""
         trained = self.images / self.seconds if self.seconds else 0.0
         about = f" (about {_duration(self._final_cost() / trained)})" if trained else ""
-        _say(f"fine-tuning all {self.config.num_clients} clients for {self.config.num_finetune_epochs} epochs{about} …")
+        what = f"fine-tuning all {{}} clients for {self.config.num_finetune_epochs} epochs"
+        if not self.finetune_epochs:
+            what = "evaluating all {} clients"
+        _say(f"{what.format(self.config.num_clients)}{about} …")
 
-    def _seconds_left(self, done: int) -> float:
+    def _seconds_left(self) -> float:
         config = self.config
-        every = config.evaluate_every
-        left = config.num_server_rounds - done
-        # Evaluations on the way; the last round has the final one instead.
-        evaluations = (config.num_server_rounds - 1) // every - done // every if every else 0
-        images = left * self.images / done + evaluations * self._initial_cost() + self._final_cost()
-        return images * self.seconds / self.images
+        every, rounds = config.evaluate_every, config.num_rounds
+        seconds = (rounds - self.done) * self.seconds / self.done
+        if self.images:
+            # Evaluations on the way; the last round has the final one instead.
+            evaluations = (rounds - 1) // every - self.done // every if every else 0
+            evaluated = evaluations * self._initial_cost() + self._final_cost()
+            seconds += evaluated * self.seconds / self.images
+        return seconds
 
     def _initial_cost(self) -> float:
         return FORWARD_COST * sum(client.num_test for client in self.federation.clients.values())
 
     def _final_cost(self) -> float:
-        epochs = self.config.num_finetune_epochs
+        epochs = self.finetune_epochs
         train = sum(client.num_train for client in self.federation.clients.values())
         return (epochs + FORWARD_COST) * train + (epochs + 1) * self._initial_cost()
 
@@ -94,8 +128,8 @@ def final_report(run: RunFolder) -> str:
     if summary["paper"]:
         table.add_column("the paper", justify="right")
         table.add_column("difference", justify="right")
-    for metric in METRICS:
-        ours, paper = summary["accuracy"][metric], summary["paper"].get(metric)
+    for metric, ours in summary["accuracy"].items():
+        paper = summary["paper"].get(metric)
         cells = [TITLES[metric], f"{ours['mean']:.2f} ± {ours['std']:.2f}"]
         if paper:
             cells.append(f"{paper['mean']:.2f} ± {paper['std']:.2f} (Table {paper['table']})")

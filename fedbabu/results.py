@@ -2,6 +2,7 @@
 
 config.json        the resolved configuration, what the data are, and the package versions; at the start
 rounds.jsonl       one line per round, appended as it happens
+clients/           what each client keeps, as safetensors, if the algorithm keeps anything
 clients.jsonl      one line per client of the final evaluation
 model.safetensors  the global model after the last round; written before the final evaluation
 summary.json       mean ± std over clients, beside the paper's
@@ -20,17 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
 from fedbabu.paper import find_cells
+from fedbabu.storage import load_state, save_state
 
 PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "numpy")
-METRICS = ("initial", "without-head", "personalized")
+MODEL_FILE = "model.safetensors"
+
+# Keys in which runs of one setting may differ.
+APART = {
+    "algorithm", "seed", "initial-model", "results-dir", "evaluate-every", "dataset", "image-column", "label-column",
+}  # fmt: skip
 
 Record = dict[str, Any]
 
@@ -102,15 +109,18 @@ class RunFolder:
                 "loss": result.loss,
                 "without-head-accuracy": result.without_head_accuracy,
             }
+            | {
+                f"{kind}-accuracy": [None if np.isnan(value) else value for value in values]
+                for kind, values in (("id", result.id_accuracy), ("ood", result.ood_accuracy))
+                if values
+            }
             for client, result in results.items()
         ]
         self._write("clients.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def write_model(self, state: Mapping[str, Tensor]) -> None:
         """Write the final global model's state dict as safetensors."""
-        unfinished = self.path / "model.safetensors.tmp"
-        save_file({name: value.contiguous() for name, value in state.items()}, unfinished)
-        unfinished.replace(self.path / "model.safetensors")
+        save_state(self.path / MODEL_FILE, state)
 
     def write_summary(self) -> None:
         """Write summary.json from the clients' and rounds' records."""
@@ -119,7 +129,7 @@ class RunFolder:
             for metric, cell in find_cells(self.config, self.dataset).items()
         }
         accuracy = {
-            metric: {"mean": float(values.mean()), "std": float(values.std())}
+            metric: {"mean": float(np.nanmean(values)), "std": float(np.nanstd(values))}
             for metric, values in self.accuracies().items()
         }
         totals = {
@@ -131,13 +141,26 @@ class RunFolder:
         )
 
     def accuracies(self) -> dict[str, np.ndarray]:
-        """Per metric, the accuracy of every client in percent, float64 [clients]."""
-        rows = self.clients
-        return {
-            "initial": np.array([row["accuracy"][0] for row in rows]),
-            "without-head": np.array([row["without-head-accuracy"] for row in rows]),
-            "personalized": np.array([row["accuracy"][-1] for row in rows]),
-        }
+        """The accuracy of every client in percent, float64 [clients], by metric.
+
+        "initial" is there only if all clients start from one global model; "id-initial" and the like, in- and
+        out-of-distribution accuracy before and after fine-tuning, only if they were asked for. NaN is a client
+        without such test images.
+        """
+        rows, keeps = self.clients, ALGORITHMS[self.config["algorithm"]].keeps
+
+        def column(key: str, epoch: int) -> np.ndarray:
+            return np.array([row[key][epoch] for row in rows], dtype=float)
+
+        accuracies = {} if keeps else {"initial": column("accuracy", 0)}
+        accuracies["without-head"] = np.array([row["without-head-accuracy"] for row in rows])
+        accuracies["personalized"] = column("accuracy", -1)
+        for kind in ("id", "ood"):
+            if f"{kind}-accuracy" in rows[0]:
+                if not keeps:
+                    accuracies[f"{kind}-initial"] = column(f"{kind}-accuracy", 0)
+                accuracies[f"{kind}-personalized"] = column(f"{kind}-accuracy", -1)
+        return {metric: values for metric, values in accuracies.items() if not np.isnan(values).all()}
 
     @property
     def config(self) -> Record:
@@ -166,7 +189,7 @@ class RunFolder:
 
     def model(self) -> dict[str, Tensor]:
         """The final global model's state dict."""
-        return load_file(self.path / "model.safetensors")
+        return load_state(self.path / MODEL_FILE)
 
     def _read_json(self, name: str) -> Record:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
@@ -193,7 +216,8 @@ def finished_runs(results_dir: str | Path) -> list[RunFolder]:
 def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
     """The runs to compare: the newest of each algorithm in the setting of the newest of all, by algorithm name.
 
-    Runs of one setting may differ in algorithm, seed, and where the data came from or the results went.
+    Runs of one setting may differ in algorithm, seed, where they started from, and where the data came from or the
+    results went.
     """
     newest: dict[str, RunFolder] = {}
     for run in reversed(runs):
@@ -203,8 +227,7 @@ def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 
 def _setting(run: RunFolder) -> Record:
-    apart = {"algorithm", "seed", "results-dir", "evaluate-every", "dataset", "image-column", "label-column"}
-    return {key: value for key, value in run.config.items() if key not in apart} | run.dataset
+    return {key: value for key, value in run.config.items() if key not in APART} | run.dataset
 
 
 def _version(package: str) -> str:

@@ -13,6 +13,8 @@ class Purpose(IntEnum):
     SAMPLING = 1
     TRAINING = 2
     FINE_TUNING = 3
+    SERVER_DATA = 4
+    SERVER_TRAINING = 5
 
 
 def numpy_generator(seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:

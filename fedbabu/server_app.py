@@ -3,20 +3,25 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from safetensors import SafetensorError
+from torch import Tensor
 
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.federation import ClientInfo, Federation
 from fedbabu.messages import Offer
-from fedbabu.models import build_model
+from fedbabu.models import SplitNetwork, build_model
 from fedbabu.plots import save_plots
 from fedbabu.report import Progress, final_report
-from fedbabu.results import RunFolder, check_writable
+from fedbabu.results import MODEL_FILE, RunFolder, check_writable
+from fedbabu.server_data import ServerData
+from fedbabu.storage import load_state
 from fedbabu.strategy import SharedPartFedAvg
 
 NODE_WAIT_SECONDS = 60.0  # without a new node, before the clients found so far are called too few
@@ -35,7 +40,14 @@ def main(grid: Grid, context: Context) -> None:
             flush=True,
         )
         federation = discover(grid, config)
-        model = build_model(config.model_name, federation.image_shape, federation.num_classes, config.seed)
+        model = build_model(
+            config.model_name, federation.image_shape, federation.num_classes, config.seed, config.head_init
+        )
+        _check_blocks(model, config)
+        if config.initial_model:
+            model.load_state_dict(_initial_state(model, config.initial_model))
+        initial_model = {name: value.clone() for name, value in model.state_dict().items()}
+        server_data = ServerData.open(config, federation, model) if config.server_trains else None
         run = RunFolder.create(config, federation)
         progress = Progress(config, federation)
 
@@ -49,17 +61,52 @@ def main(grid: Grid, context: Context) -> None:
                 progress.fine_tuning()
 
         progress.start(model, run.path)
-        strategy = SharedPartFedAvg(config, federation, model.state_dict(), on_round, on_evaluation)
+        strategy = SharedPartFedAvg(config, federation, initial_model, run.path, server_data, on_round, on_evaluation)
         strategy.start(
             grid,
-            initial_arrays=ArrayRecord(model.state_dict()),
-            num_rounds=config.num_server_rounds,
+            initial_arrays=ArrayRecord(initial_model),
+            num_rounds=config.num_rounds,
             timeout=float("inf"),
         )
         run.write_clients(strategy.results, federation)
         run.write_summary()
         save_plots(run)
         print(final_report(run), flush=True)
+
+
+def _check_blocks(model: SplitNetwork, config: RunConfig) -> None:
+    blocks = len(model.blocks)
+    if config.trained_blocks > blocks:
+        raise ConfigError(
+            f"trained-blocks = {config.trained_blocks} is more than the body of {config.model_name} has: it must be "
+            f"from 1 to {blocks}, or 0 for all."
+        )
+
+
+def _initial_state(model: SplitNetwork, initial_model: str) -> dict[str, Tensor]:
+    """The state dict that training starts from.
+
+    Raises:
+        ConfigError: if there is no such file, or it is no state dict of this network.
+    """
+    path = Path(initial_model).expanduser().absolute()
+    if path.is_dir():
+        path /= MODEL_FILE
+    try:
+        state = load_state(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"initial-model = '{initial_model}' cannot be read ({path}: {error}): it must be the folder of a finished "
+            "run or a safetensors file."
+        ) from error
+    shapes, needed = ({name: tuple(v.shape) for name, v in s.items()} for s in (state, model.state_dict()))
+    for name in sorted(shapes.keys() | needed.keys()):
+        its, ours = (sizes.get(name, "missing") for sizes in (shapes, needed))
+        if its != ours:
+            raise ConfigError(
+                f"initial-model = '{initial_model}' is of another network: its {name} is {its}, this run's is {ours}."
+            )
+    return state
 
 
 def discover(grid: Grid, config: RunConfig) -> Federation:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,12 +12,12 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 from fedbabu.aggregation import weighted_sum
-from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig
 from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
 from fedbabu.messages import EvaluateReply, Task, TrainReply
 from fedbabu.seeding import Purpose, numpy_generator
+from fedbabu.server_data import ServerData
 
 Record = dict[str, Any]  # a line of rounds.jsonl
 
@@ -32,6 +33,8 @@ class SharedPartFedAvg(FedAvg):
         config: the run configuration.
         federation: the clients, and the nodes that offer them.
         initial_model: the global model's state dict before the first round.
+        run: the absolute path of the run folder.
+        server_data: what the server itself trains on after each aggregation, if anything.
         on_round: called at the end of every round with its record.
         on_evaluation: called before a round's evaluation with whether it fine-tunes.
     """
@@ -41,14 +44,18 @@ class SharedPartFedAvg(FedAvg):
         config: RunConfig,
         federation: Federation,
         initial_model: Mapping[str, Tensor],
+        run: Path,
+        server_data: ServerData | None = None,
         on_round: Callable[[Record], None] = lambda record: None,
         on_evaluation: Callable[[bool], None] = lambda personalize: None,
     ) -> None:
-        super().__init__(fraction_train=config.fraction_train)
+        super().__init__()
         self.config = config
         self.federation = federation
         self.global_model = dict(initial_model)
-        self.shared = ALGORITHMS[config.algorithm].shares.names(initial_model)
+        self.shared = config.row.shares.names(initial_model)
+        self.run = run
+        self.server_data = server_data
         self.results: dict[int, ClientResult] = {}  # of the last evaluation, by client id
         self._on_round = on_round
         self._on_evaluation = on_evaluation
@@ -57,60 +64,68 @@ class SharedPartFedAvg(FedAvg):
         self._num_asked = 0  # nodes that owe a reply
 
     def sample_clients(self, server_round: int) -> list[int]:
-        """The clients of a round, drawn without replacement (Algorithm 1, line 4)."""
+        """The clients of a round, drawn without replacement (Algorithm 1, line 4).
+
+        Without communication, they come in order instead, each in one round.
+        """
+        clients, m = sorted(self.federation.clients), self.config.clients_per_round
+        if not self.config.row.shares:
+            return clients[(server_round - 1) * m : server_round * m]
         rng = numpy_generator(self.config.seed, Purpose.SAMPLING, server_round)
-        clients = sorted(self.federation.clients)
-        return sorted(rng.choice(clients, self.config.clients_per_round, replace=False).tolist())
+        return sorted(rng.choice(clients, m, replace=False).tolist())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample the clients of a round and send them the global model."""
         self._started = perf_counter()
-        clients = self.sample_clients(server_round)
-        learning_rate = self.config.learning_rate_of(server_round)
+        clients, rounds = self.sample_clients(server_round), self.config.local_rounds(server_round)
         self._record = {
             "round": server_round,
-            "learning-rate": learning_rate,
+            "learning-rate": self.config.learning_rate_of(rounds[0]),
             "clients": clients,
             "bytes-sent": 0,
             "bytes-received": 0,
         }
-        return self._messages(MessageType.TRAIN, arrays, Task(server_round, learning_rate, clients))
+        return self._messages(MessageType.TRAIN, arrays, Task(str(self.run), server_round, clients, rounds))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Replace the shared part of the global model by the clients' mean, weighted by example counts."""
+        """Replace the shared part of the global model by the clients' mean, weighted by example counts.
+
+        Then train it on the server, if it has data (Section 4; Appendix L).
+        """
         nodes = [TrainReply.from_content(content) for content in self._contents(replies)]
         for node in nodes:
             if sorted(node.update) != sorted(self.shared):
                 raise RuntimeError(f"A node sent {sorted(node.update)}, but {sorted(self.shared)} are shared.")
+        losses: dict[str, Any] = {}
         num_examples = sum(node.num_examples for node in nodes)
-        sums = weighted_sum((node.update, node.weight) for node in nodes)
-        self.global_model |= {
-            name: (value / num_examples).to(self.global_model[name].dtype) for name, value in sums.items()
-        }
-        train_loss = sum(node.train_loss * node.num_examples for node in nodes) / num_examples
-        self._record |= {
-            "train-loss": train_loss,
-            "num-examples": num_examples,
-            "train-seconds": perf_counter() - self._started,
-        }
-        return ArrayRecord(self.global_model), MetricRecord({"train-loss": train_loss})
+        if nodes:
+            sums = weighted_sum((node.update, node.weight) for node in nodes)
+            self.global_model |= {
+                name: (value / num_examples).to(self.global_model[name].dtype) for name, value in sums.items()
+            }
+            losses["train-loss"] = sum(node.train_loss * node.num_examples for node in nodes) / num_examples
+        if self.server_data:
+            self.global_model, losses["server-loss"] = self.server_data.train(self.global_model, server_round)
+        self._record |= {"num-examples": num_examples, **losses, "train-seconds": perf_counter() - self._started}
+        return ArrayRecord(self.global_model), MetricRecord(losses)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the global model to all clients, if this is a round to evaluate; in the last, to fine-tune it."""
         self._num_asked = 0
-        personalize = server_round == self.config.num_server_rounds
+        personalize = server_round == self.config.num_rounds
         every = self.config.evaluate_every
         if not personalize and not (every and server_round % every == 0):
             return []
         self._on_evaluation(personalize)
-        learning_rate = self.config.finetune_learning_rate
-        task = Task(server_round, learning_rate, list(self.federation.clients), personalize)
+        if self.server_data:
+            self._record["test-accuracy"] = self.server_data.test_accuracy(self.global_model)
+        task = Task(str(self.run), server_round, list(self.federation.clients), [], personalize)
         return self._messages(MessageType.EVALUATE, arrays, task)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

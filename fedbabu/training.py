@@ -1,81 +1,96 @@
 """The local SGD loop: all that a client computes between receiving the global model and answering."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedbabu.algorithms import Part, Phase
+from fedbabu.algorithms import Phase
+from fedbabu.config import RunConfig
 from fedbabu.data import BatchTransform, Examples
 from fedbabu.models import SplitNetwork
 
 
-@dataclass(frozen=True)
-class SGDSettings:
-    """Epochs of each phase, images in a batch, and SGD's learning rate and momentum (no weight decay)."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float
-
-
 def train(
     model: SplitNetwork,
+    received: SplitNetwork,
     examples: Examples,
     transform: BatchTransform,
     phases: Iterable[Phase],
-    settings: SGDSettings,
+    config: RunConfig,
     generator: torch.Generator,
+    *,
+    epochs: int,
+    learning_rate: float,
 ) -> Iterator[float]:
     """Train a model in place, phase after phase, and yield the mean training loss after every epoch.
 
-    The generator is the CPU's and draws, for each epoch, the order of the examples and then, batch by batch, the
-    augmentation; so the batches are the same on every device.
+    Args:
+        model: what is trained, each phase from rest.
+        received: the global model as it came, which some losses compare with.
+        examples: the client's training examples.
+        transform: augmentation and normalization.
+        phases: of the algorithm.
+        config: batch size, momentum (there is no weight decay) and the coefficients of the losses.
+        generator: the CPU's. It draws, for each epoch, the order of the examples and then, batch by batch, the
+            augmentation; so the batches are the same on every device.
+        epochs: of a phase that does not say.
+        learning_rate: of SGD.
     """
     for phase in phases:
-        yield from _sgd(model, examples, transform, phase.part, settings, generator)
+        rates = _learning_rates(model, phase, learning_rate)
+        for name, parameter in model.named_parameters():
+            # Learning rate zero for the rest: no step moves it, so its gradient is not computed either.
+            parameter.requires_grad_(name in rates)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        velocities = [torch.zeros_like(parameter) for parameter in parameters]
+
+        def loss_of(batch: tuple[Tensor, Tensor], phase: Phase = phase) -> Tensor:
+            return phase.loss(model, received, batch, config)
+
+        for _ in range(epochs if phase.epochs is None else phase.epochs):
+            model.train()  # in every epoch: whoever takes the loss may evaluate in between
+            order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
+            # Summed on the device: reading the loss of a step would make every step wait for it.
+            loss_sum, num_summed = torch.zeros((), device=examples.labels.device), 0
+            for rows in _steps(order.split(config.batch_size), phase.batches_per_step):
+                batches = [(transform.augment(examples.images[r], generator), examples.labels[r]) for r in rows]
+                loss, gradients = phase.gradient(loss_of, parameters, batches, learning_rate, config)
+                _sgd_step(parameters, gradients, velocities, list(rates.values()), config.momentum)
+                loss_sum += loss * len(rows[-1])
+                num_summed += len(rows[-1])
+            yield loss_sum.item() / num_summed
 
 
-def _sgd(
-    model: SplitNetwork,
-    examples: Examples,
-    transform: BatchTransform,
-    part: Part,
-    settings: SGDSettings,
-    generator: torch.Generator,
-) -> Iterator[float]:
-    trained = set(part.names(name for name, _ in model.named_parameters()))
-    for name, parameter in model.named_parameters():
-        # Learning rate zero for the rest: no step moves it, so its gradient is not computed either.
-        parameter.requires_grad_(name in trained)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    velocities = [torch.zeros_like(parameter) for parameter in parameters]
-    for _ in range(settings.epochs):
-        model.train()  # in every epoch: whoever takes the loss may evaluate in between
-        order = torch.randperm(len(examples), generator=generator).to(examples.labels.device)
-        # Summed on the device: reading the loss of a step would make every step wait for it.
-        loss_sum = torch.zeros((), device=examples.labels.device)
-        for batch in order.split(settings.batch_size):
-            images = transform.augment(examples.images[batch], generator)
-            loss = F.cross_entropy(model(images), examples.labels[batch])
-            gradients = torch.autograd.grad(loss, parameters)
-            _sgd_step(parameters, gradients, velocities, settings)
-            loss_sum += loss.detach() * len(batch)
-        yield loss_sum.item() / len(examples)
+def _learning_rates(model: SplitNetwork, phase: Phase, learning_rate: float) -> dict[str, float]:
+    """The learning rate of every parameter that the phase moves, by name."""
+    named = dict(model.named_parameters())
+    names = phase.part.names(named)
+    if phase.blocks:
+        frozen = {id(parameter) for block in model.blocks[phase.blocks :] for parameter in block.parameters()}
+        names = [name for name in names if id(named[name]) not in frozen]
+    return {name: learning_rate * (phase.head_rate if name.startswith("head.") else 1) for name in names}
+
+
+def _steps(batches: Sequence[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """The batches of each step of an epoch; the last step makes up its number with the first of the epoch."""
+    for start in range(0, len(batches), size):
+        yield [batches[index % len(batches)] for index in range(start, start + size)]
 
 
 @torch.no_grad()
 def _sgd_step(
-    parameters: list[nn.Parameter], gradients: Sequence[Tensor], velocities: list[Tensor], settings: SGDSettings
+    parameters: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    learning_rates: Sequence[float],
+    momentum: float,
 ) -> None:
     """A step of SGD with momentum, bit for bit that of torch.optim.SGD.
 
     It is written out because making the first torch.optim optimizer of a process imports PyTorch's compiler,
     which takes every worker seconds before its first step.
     """
-    for parameter, gradient, velocity in zip(parameters, gradients, velocities, strict=True):
-        velocity.mul_(settings.momentum).add_(gradient)
-        parameter.sub_(velocity, alpha=settings.learning_rate)
+    for parameter, gradient, velocity, rate in zip(parameters, gradients, velocities, learning_rates, strict=True):
+        velocity.mul_(momentum).add_(gradient)
+        parameter.sub_(velocity, alpha=rate)

@@ -1,15 +1,22 @@
-"""FedBABU and FedAvg in plain PyTorch, from the paper's text: Algorithm 1, Section 3, Appendix A.
+"""The paper's protocol and every algorithm in plain PyTorch, from the text: Algorithms 1 and 2, Section 3, Appendix A.
 
-Nothing of the package's training, evaluation, aggregation or strategy is used: parameters are a dict of tensors,
-the network is a function, SGD is two lines, images are cropped one by one. Only the data and the initial parameters
-come from outside.
+Nothing of the package's algorithms, training, evaluation, aggregation or strategy is used: parameters are a dict of
+tensors, the network is a function, SGD is two lines, images are cropped one by one. Only the data and the initial
+parameters come from outside.
 """
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-SAMPLING, TRAINING, FINE_TUNING = 1, 2, 3  # streams of random numbers: (seed, stream, round, client)
+SAMPLING, TRAINING, FINE_TUNING, SERVER_TRAINING = (
+    1,
+    2,
+    3,
+    5,
+)  # streams of random numbers: (seed, stream, round, client)
 
 
 def stream(*entropy):
@@ -50,39 +57,219 @@ def network(theta, x):
     return features(theta, x) @ theta["head.weight"].T + theta["head.bias"]
 
 
-def sgd(theta, x, y, pixels, trained, epochs, batch_size, learning_rate, momentum, generator):
-    theta = {name: value.clone() for name, value in theta.items()}
-    velocity = {name: torch.zeros_like(theta[name]) for name in trained}
-    for _ in range(epochs):
-        order = torch.randperm(len(y), generator=generator)
-        for start in range(0, len(y), batch_size):
-            batch = order[start : start + batch_size]
-            for name in trained:
-                theta[name].requires_grad_(True)
-            loss = F.cross_entropy(network(theta, pixels.augmented(x[batch], generator)), y[batch])
-            gradients = torch.autograd.grad(loss, [theta[name] for name in trained])
-            for name, gradient in zip(trained, gradients, strict=True):
-                velocity[name] = momentum * velocity[name] + gradient
-                theta[name] = theta[name].detach() - learning_rate * velocity[name]
+def body(theta):
+    return {name: value for name, value in theta.items() if name.startswith("body.")}
+
+
+def head(theta):
+    return {name: value for name, value in theta.items() if name.startswith("head.")}
+
+
+def cross_entropy(theta, x, y):
+    return F.cross_entropy(network(theta, x), y)
+
+
+def gradient(loss, theta, names, *batch):
+    for name in names:
+        theta[name].requires_grad_(True)
+    gradients = torch.autograd.grad(loss(theta, *batch), [theta[name] for name in names])
+    for name in names:
+        theta[name] = theta[name].detach()
+    return dict(zip(names, gradients, strict=True))
+
+
+@dataclass
+class Settings:
+    """What a client trains with."""
+
+    pixels: Pixels
+    epochs: int
+    batch_size: int
+    rate: float
+    momentum: float
+    head_factor: float = 1.0
+    blocks: int = 4
+
+
+class Client:
+    """One client's local work in one round: its data, its stream of random numbers and the settings."""
+
+    def __init__(self, x, y, settings, *entropy):
+        self.x, self.y, self.settings, self.entropy = x, y, settings, entropy
+        self.generator = stream(*entropy)
+
+    def again(self):
+        """The same round from its start."""
+        return Client(self.x, self.y, self.settings, *self.entropy)
+
+    def epoch(self):
+        order, size = torch.randperm(len(self.y), generator=self.generator), self.settings.batch_size
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield self.settings.pixels.augmented(self.x[rows], self.generator), self.y[rows]
+
+    def sgd(self, theta, moves, epochs=None, loss=cross_entropy, pull=0.0, anchor=None):
+        """`moves` picks what is trained out of theta; `pull` · (θ - anchor) joins the gradient."""
+        s, theta = self.settings, {name: value.clone() for name, value in theta.items()}
+        names = [n for n in moves(theta) if n.startswith("head.") or int(n.split(".")[1]) < s.blocks]
+        velocity = {name: 0.0 for name in names}
+        for _ in range(s.epochs if epochs is None else epochs):
+            for batch in self.epoch():
+                for name, g in gradient(loss, theta, names, *batch).items():
+                    g = g + pull * (theta[name] - anchor[name]) if pull else g
+                    velocity[name] = s.momentum * velocity[name] + g
+                    rate = s.rate * (s.head_factor if name.startswith("head.") else 1)
+                    theta[name] = theta[name] - rate * velocity[name]
+        return theta
+
+    def meta_sgd(self, theta, beta):
+        """First-order MAML: the step is the query batch's gradient after a step on the support batch."""
+        s, velocity = self.settings, {name: 0.0 for name in theta}
+        for _ in range(s.epochs):
+            chunks = list(torch.randperm(len(self.y), generator=self.generator).split(s.batch_size))
+            if len(chunks) % 2:
+                chunks.append(chunks[0])
+            augmented = [(s.pixels.augmented(self.x[rows], self.generator), self.y[rows]) for rows in chunks]
+            for support, query in zip(augmented[::2], augmented[1::2], strict=True):
+                inner = gradient(cross_entropy, dict(theta), list(theta), *support)
+                adapted = {name: (theta[name] - s.rate * inner[name]).detach() for name in theta}
+                for name, g in gradient(cross_entropy, adapted, list(theta), *query).items():
+                    velocity[name] = s.momentum * velocity[name] + g
+                    theta = theta | {name: theta[name] - beta * velocity[name]}
+        return theta
+
+
+def everything(theta):
     return theta
 
 
-def federated(theta, clients, pixels, trained, *, rounds, fraction, epochs, batch_size, rate, momentum, seed):
-    """clients: {id: (x, y)}. Returns the global parameters after each round and the last learning rate."""
-    history = []
+def distillation(teacher, weight, temperature):
+    def loss(theta, x, y):
+        z, target = features(theta, x), features(teacher, x).detach()
+        log_p, q = F.log_softmax(z / temperature, 1), F.softmax(target / temperature, 1)
+        divergence = (q * (q.log() - log_p)).sum(1).mean() * temperature**2
+        return F.cross_entropy(z @ theta["head.weight"].T + theta["head.bias"], y) + weight * divergence
+
+    return loss
+
+
+# What a sampled client does: from the global parameters and its own, to what it sends and what it keeps. The constants
+# are Appendix A.3's and, for backbone self-distillation, the project's.
+LOCAL = {}
+
+
+def local(function):
+    LOCAL[function.__name__.replace("_", "-")] = function
+
+
+@local
+def fedavg(theta, own, client):
+    return client.sgd(theta, everything), {}
+
+
+@local
+def fedbabu(theta, own, client):
+    return body(client.sgd(theta, body)), {}
+
+
+@local
+def fedper(theta, own, client):
+    trained = client.sgd(theta | own, everything)
+    return body(trained), head(trained)
+
+
+@local
+def lg_fedavg(theta, own, client):
+    trained = client.sgd(theta | own, everything)
+    return head(trained), body(trained)
+
+
+@local
+def fedrep(theta, own, client):
+    trained = client.sgd(client.sgd(theta | own, head), body, epochs=1)
+    return body(trained), head(trained)
+
+
+@local
+def per_fedavg(theta, own, client):
+    return client.meta_sgd(theta, beta=client.settings.rate), {}
+
+
+@local
+def ditto(theta, own, client):
+    return client.sgd(theta, everything), client.again().sgd(theta | own, everything, pull=0.75, anchor=theta)
+
+
+@local
+def fedprox(theta, own, client):
+    return client.sgd(theta, everything, pull=0.01, anchor=theta), {}
+
+
+@local
+def fedprox_babu(theta, own, client):
+    return body(client.sgd(theta, body, pull=0.01, anchor=theta)), {}
+
+
+@local
+def fedbsd(theta, own, client):
+    trained = client.sgd(theta | own, everything, loss=distillation(theta, weight=1.0, temperature=2.0))
+    return body(trained), trained
+
+
+def decayed(rate, k, rounds):
+    """The learning rate of round k = 1, 2, …"""
+    return rate * (0.1 if (k - 1) >= rounds / 2 else 1) * (0.1 if (k - 1) >= rounds * 3 / 4 else 1)
+
+
+def federated(algorithm, theta, clients, settings, *, rounds, fraction, seed, schedule=None, server=None):
+    """Algorithm 1 with any local work; clients: {id: (x, y)}.
+
+    `server`, (x, y, moves), is what the server trains on for an epoch after each aggregation. Returns the global
+    parameters after each round, and what each client keeps at the end.
+    """
+    history, kept = [], {}
     for k in range(1, rounds + 1):
-        learning_rate = rate * (0.1 if (k - 1) >= rounds / 2 else 1) * (0.1 if (k - 1) >= rounds * 3 / 4 else 1)
-        m = max(int(fraction * len(clients)), 1)
-        sampled = np.random.default_rng([seed, SAMPLING, k]).choice(sorted(clients), m, replace=False)
-        mean, n = {name: 0.0 for name in trained}, sum(len(clients[i][1]) for i in sampled)
+        s = replace(settings, rate=(schedule or decayed)(settings.rate, k, rounds))
+        sampled, total = [], {}
+        if fraction:
+            m = max(int(fraction * len(clients)), 1)
+            sampled = np.random.default_rng([seed, SAMPLING, k]).choice(sorted(clients), m, replace=False)
+        n = sum(len(clients[i][1]) for i in sampled)
         for i in sampled:
-            generator = stream(seed, TRAINING, k, i)
-            local = sgd(theta, *clients[i], pixels, trained, epochs, batch_size, learning_rate, momentum, generator)
-            for name in trained:
-                mean[name] = mean[name] + local[name].double() * (len(clients[i][1]) / n)
-        theta = theta | {name: value.to(theta[name].dtype) for name, value in mean.items()}
+            sent, own = LOCAL[algorithm](theta, kept.get(i, {}), Client(*clients[i], s, seed, TRAINING, k, i))
+            if own:
+                kept[i] = own
+            for name, value in sent.items():
+                total[name] = total.get(name, 0.0) + value.double() * (len(clients[i][1]) / n)
+        theta = theta | {name: value.to(theta[name].dtype) for name, value in total.items()}
+        if server:
+            x, y, moves = server
+            theta = Client(x, y, s, seed, SERVER_TRAINING, k).sgd(theta, moves, epochs=1)
         history.append(theta)
-    return history, learning_rate
+    return history, kept
+
+
+def local_only(theta, clients, settings, *, rounds, seed):
+    """Every client alone, for all rounds; returns what each ends with."""
+    kept = {}
+    for i, (x, y) in clients.items():
+        kept[i] = theta
+        for k in range(1, rounds + 1):
+            s = replace(settings, rate=decayed(settings.rate, k, rounds))
+            kept[i] = Client(x, y, s, seed, TRAINING, k, i).sgd(kept[i], everything)
+    return kept
+
+
+def fine_tuned(algorithm, theta, client, epochs):
+    """Algorithm 2: theta after 0, 1, … epochs of fine-tuning."""
+    if algorithm in ("ditto", "local-only"):
+        return [theta]
+    moves = head if algorithm == "fedrep" else everything
+    results = [client.again().sgd(theta, moves, epochs=e) for e in range(epochs + 1)]
+    if algorithm == "fedrep":  # then the body
+        client = client.again()
+        results.append(client.sgd(client.sgd(theta, head, epochs=epochs), body, epochs=1))
+    return results
 
 
 def score(theta, x, y):

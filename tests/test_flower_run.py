@@ -105,7 +105,7 @@ def test_the_quickstart_used_its_two_supernodes(quickstart):
 @pytest.mark.parametrize(
     ("run_config", "sentence"),
     [
-        ("fraction-train=2.0", "fraction-train = 2.0 is not allowed: it must be a number in (0, 1]."),
+        ("fraction-train=2.0", "fraction-train = 2.0 is not allowed: it must be a number in [0, 1]."),
         ("dataset='digits' shards-per-client=11", "shards-per-client = 11 is more than the labels allow"),
     ],
 )

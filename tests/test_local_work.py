@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from conftest import default_run_config
 
 from fedbabu.aggregation import weighted_sum
 from fedbabu.algorithms import Part, Phase
+from fedbabu.config import RunConfig
 from fedbabu.data import BatchTransform, Examples
 from fedbabu.evaluation import (
     class_templates,
@@ -16,7 +18,7 @@ from fedbabu.evaluation import (
     nearest_template,
 )
 from fedbabu.models import build_model
-from fedbabu.training import SGDSettings, train
+from fedbabu.training import train
 
 TRANSFORM = BatchTransform((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_padding=2)
 
@@ -32,9 +34,15 @@ def model():
     return build_model("FourConvNet", (3, 16, 16), 5, seed=0)
 
 
+def training(model, data, part=Part.FULL, transform=TRANSFORM, epochs=2, learning_rate=0.1, **keys):
+    config = RunConfig.from_flower(default_run_config() | {"batch-size": 8} | keys)
+    generator = torch.Generator().manual_seed(1)
+    phases = (Phase(part),)
+    return train(model, model, data, transform, phases, config, generator, epochs=epochs, learning_rate=learning_rate)
+
+
 def run(model, part, data=None, **settings):
-    sgd = SGDSettings(**{"epochs": 2, "batch_size": 8, "learning_rate": 0.1, "momentum": 0.9} | settings)
-    return list(train(model, data or examples(20), TRANSFORM, (Phase(part),), sgd, torch.Generator().manual_seed(1)))
+    return list(training(model, data or examples(20), part, **settings))
 
 
 @pytest.mark.parametrize("part", [Part.BODY, Part.HEAD, Part.FULL])
@@ -82,8 +90,7 @@ def test_the_yielded_loss_is_the_mean_over_examples(model):
     """With learning rate near zero and one batch, it is the loss of the untouched model."""
     data = examples(20)
     plain = BatchTransform((0.5,) * 3, (0.5,) * 3, crop_padding=0, flip=False)
-    sgd = SGDSettings(epochs=1, batch_size=20, learning_rate=1e-12, momentum=0.0)
-    (loss,) = train(model, data, plain, (Phase(Part.FULL),), sgd, torch.Generator().manual_seed(0))
+    (loss,) = training(model, data, transform=plain, epochs=1, learning_rate=1e-12, **{"batch-size": 20})
     with torch.no_grad():
         expected = torch.nn.functional.cross_entropy(model(plain.normalize(data.images)), data.labels)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
@@ -112,8 +119,7 @@ def test_templates_are_class_means_and_cosine_picks_the_nearest():
 def test_personalized_evaluation_counts_epochs_and_starts_from_the_initial(model):
     own, test = examples(20), examples(30, seed=1)
     initial = evaluate_initial(model, test, TRANSFORM)
-    sgd = SGDSettings(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.9)
-    tuning = train(model, own, TRANSFORM, (Phase(Part.FULL),), sgd, torch.Generator().manual_seed(1))
+    tuning = training(model, own, epochs=3, learning_rate=0.05)
     result = evaluate_personalized(model, own, test, TRANSFORM, tuning)
     assert len(result.accuracy) == len(result.loss) == 4
     assert (result.accuracy[0], result.loss[0]) == (initial.accuracy[0], pytest.approx(initial.loss[0]))

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fedbabu.algorithms import Part
 from fedbabu.errors import ConfigError
-from fedbabu.models import MODELS, build_model
+from fedbabu.models import HEAD_INITS, MODELS, build_model
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,42 @@ def test_the_seed_decides_the_parameters_and_leaves_other_randomness_alone(name)
 def test_images_that_are_too_small():
     with pytest.raises(ConfigError, match=r"'FourConvNet' needs images of at least 16×16 pixels, .* are 8×20"):
         build_model("FourConvNet", (1, 8, 20), 10, seed=0)
+
+
+def similarity_of_rows(weight):
+    """The mean cosine similarity between different rows, and the rows' norms."""
+    rows = F.normalize(weight)
+    cosines = rows @ rows.T
+    return (cosines.sum() - cosines.trace()) / (len(rows) * (len(rows) - 1)), weight.norm(dim=1)
+
+
+@pytest.mark.parametrize("name", HEAD_INITS)
+def test_head_initializations(name):
+    model = build_model("FourConvNet", (3, 32, 32), 10, seed=3, head_init=name)
+    default = build_model("FourConvNet", (3, 32, 32), 10, seed=3)
+    for key, value in model.body.state_dict().items():
+        assert torch.equal(value, default.body.state_dict()[key])
+    weight = model.head.weight.detach()
+    similarity, norms = similarity_of_rows(weight)
+    if name == "similar":  # Appendix B, footnote 13
+        assert similarity > 0.99
+        torch.testing.assert_close(norms, torch.ones(10))
+        assert (weight.amin(dim=1) / weight.amax(dim=1)).min() > 0.45 / 0.55
+    elif name == "orthogonal":
+        torch.testing.assert_close(weight @ weight.T, torch.eye(10), atol=1e-6, rtol=0)
+    else:
+        assert abs(similarity) < 0.02
+    # PyTorch's He uniform is U(-1/√d, 1/√d); Xavier's a and σ are the paper's, with the √2 of ReLU.
+    bounds = {"he": 1 / 16, "xavier-uniform": 2**0.5 * (6 / 266) ** 0.5}
+    if name in bounds:
+        assert 0.98 * bounds[name] < weight.abs().max() <= bounds[name]
+    if name == "xavier-normal":
+        assert weight.std() == pytest.approx(2**0.5 * (2 / 266) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("FourConvNet", 4), ("MobileNet", 14)])
+def test_blocks_are_all_of_the_body(name, blocks):
+    model = build_model(name, (3, 32, 32), 10, seed=0)
+    assert len(model.blocks) == blocks
+    in_blocks = [id(p) for block in model.blocks for p in block.parameters()]
+    assert in_blocks == [id(p) for p in model.body.parameters()]

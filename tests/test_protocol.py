@@ -2,90 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import reference
 import torch
 from flwr.app import MessageType
 from in_process import InProcessGrid, run_server
+from test_algorithms import initial_model
 from test_data import write_folder
 
-from fedbabu import client_app
-from fedbabu.data import open_dataset, open_partition
 from fedbabu.errors import ConfigError
-from fedbabu.models import build_model
 from fedbabu.results import RunFolder
-
-
-def client_data(run_config):
-    """Every client's tensors, uint8 images and labels: {id: ((x, y) to train, (x, y) to test)}; and the transform."""
-    dataset = open_dataset(run_config["dataset"], run_config["image-column"], run_config["label-column"])
-    partition = open_partition(dataset, run_config["num-clients"], run_config["shards-per-client"], run_config["seed"])
-
-    def tensors(split, client):
-        rows = partition.rows[split][client]
-        pixels = torch.from_numpy(dataset.images[split][rows]).permute(0, 3, 1, 2)
-        return pixels, torch.from_numpy(dataset.labels[split][rows])
-
-    transform = dataset.transform
-    pixels = reference.Pixels(transform.mean, transform.std, transform.crop_padding, transform.flip)
-    return {client: (tensors("train", client), tensors("test", client)) for client in partition.clients}, pixels
-
-
-def initial_model(run_config, image_shape=(1, 16, 16), num_classes=10):
-    return dict(build_model("FourConvNet", image_shape, num_classes, run_config["seed"]).state_dict())
-
-
-@pytest.fixture
-def float64():
-    """The whole run in float64, where ties in ReLU and max-pooling do not blow rounding errors up."""
-    torch.set_default_dtype(torch.float64)
-    client_app._open_model.cache_clear()
-    yield
-    torch.set_default_dtype(torch.float32)
-    client_app._open_model.cache_clear()
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("data", ["digits", "colour images, cropped and flipped"])
-@pytest.mark.parametrize("algorithm", ["fedbabu", "fedavg"])
-def test_flower_run_matches_the_plain_pytorch_reference(run_config, tmp_path, algorithm, data):
-    config = run_config | {"algorithm": algorithm, "num-clients": 16, "fraction-train": 0.25, "batch-size": 25}
-    shape = (1, 16, 16)
-    if data != "digits":
-        write_folder(tmp_path / "colours", classes=10, size=(16, 16), num=640)
-        config |= {"dataset": str(tmp_path / "colours"), "image-column": "picture", "label-column": "kind"}
-        shape = (3, 16, 16)
-    run, _ = run_server(config, num_nodes=3)
-
-    clients, pixels = client_data(config)
-    theta = initial_model(config, shape)
-    trained = [name for name in theta if algorithm == "fedavg" or name.startswith("body.")]
-    history, last_rate = reference.federated(
-        theta, {client: train for client, (train, _) in clients.items()}, pixels, trained,
-        rounds=3, fraction=0.25, epochs=2, batch_size=25, rate=0.1, momentum=0.9, seed=7,
-    )  # fmt: skip
-
-    for name, value in run.model().items():
-        torch.testing.assert_close(value, history[-1][name], rtol=1e-8, atol=1e-10)
-    for record, theta in zip(run.rounds, history, strict=True):
-        initial = [reference.score(theta, pixels.plain(x), y)[0] for _, (x, y) in clients.values()]
-        assert record["initial-accuracy"] == pytest.approx(np.mean(initial))
-    theta = history[-1]
-    assert last_rate == pytest.approx(0.01)
-    for row in run.clients:
-        (x, y), (x_test, y_test) = clients[row["client"]]
-        test = pixels.plain(x_test), y_test
-        scores = [reference.score(theta, *test)]
-        for epochs in (1, 2):
-            generator = reference.stream(7, reference.FINE_TUNING, 3, row["client"])
-            tuned = reference.sgd(theta, x, y, pixels, list(theta), epochs, 25, last_rate, 0.9, generator)
-            scores.append(reference.score(tuned, *test))
-        accuracy, loss = zip(*scores, strict=True)
-        assert row["accuracy"] == pytest.approx(accuracy)
-        assert row["loss"] == pytest.approx(loss, rel=1e-7)
-        without_head = reference.accuracy_without_head(theta, (pixels.plain(x), y), test)
-        assert row["without-head-accuracy"] == pytest.approx(without_head)
 
 
 def test_fedbabus_head_never_moves_and_never_travels_up(run_config):
@@ -139,35 +64,8 @@ def test_with_a_node_per_client_each_node_trains_its_own(run_config):
         assert {array.dtype for array in reply.content["arrays"].values()} == {"float32"}
 
 
-def test_learning_rates_reach_the_clients(run_config):
-    config = run_config | {"num-server-rounds": 8, "evaluate-every": 0, "num-local-epochs": 1}
-    run, grid = run_server(config)
-    rates = [record["learning-rate"] for record in run.rounds]
-    assert rates == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
-    sent = {r.content["config"]["server_round"]: r.content["config"]["learning_rate"] for r, _ in grid.of_type("train")}
-    assert list(sent.values()) == pytest.approx(rates)
-    (finetune_rate,) = {r.content["config"]["learning_rate"] for r, _ in grid.of_type("evaluate")}
-    assert finetune_rate == pytest.approx(0.001)
-
-
-@pytest.mark.usefixtures("float64")
-def test_momentum_is_not_carried_between_rounds(run_config):
-    """A client sampled in two rounds starts both from rest, as it does in the reference."""
-    config = run_config | {"num-clients": 1, "fraction-train": 1.0, "num-server-rounds": 2, "num-local-epochs": 1}
-    run, _ = run_server(config, num_nodes=1)
-    clients, pixels = client_data(config)
-    theta = initial_model(config)
-    trained = [name for name in theta if name.startswith("body.")]
-    history, _ = reference.federated(
-        theta, {0: clients[0][0]}, pixels, trained,
-        rounds=2, fraction=1.0, epochs=1, batch_size=40, rate=0.1, momentum=0.9, seed=7,
-    )  # fmt: skip
-    expected = history[-1]["body.3.0.weight"]
-    torch.testing.assert_close(run.model()["body.3.0.weight"], expected, rtol=1e-8, atol=1e-10)
-
-
 def test_a_failing_node_stops_the_run_and_is_named(run_config, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("fedbabu.client_app._Node.train", fail)
@@ -188,7 +86,7 @@ def test_a_node_that_does_not_reply_stops_the_run(run_config, monkeypatch):
 
 
 def test_the_model_is_kept_when_the_final_evaluation_fails(run_config, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("fedbabu.client_app.evaluate_personalized", fail)

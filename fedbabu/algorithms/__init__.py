@@ -1,9 +1,30 @@
 """Every algorithm that `algorithm` accepts: one file and one line here each."""
 
 from fedbabu.algorithms.base import Algorithm, Part, Phase
+from fedbabu.algorithms.ditto import DITTO
 from fedbabu.algorithms.fedavg import FEDAVG
 from fedbabu.algorithms.fedbabu import FEDBABU
+from fedbabu.algorithms.fedbsd import FEDBSD
+from fedbabu.algorithms.fedper import FEDPER
+from fedbabu.algorithms.fedprox import FEDPROX, FEDPROX_BABU
+from fedbabu.algorithms.fedrep import FEDREP
+from fedbabu.algorithms.lg_fedavg import LG_FEDAVG
+from fedbabu.algorithms.local_only import LOCAL_ONLY
+from fedbabu.algorithms.per_fedavg import PER_FEDAVG
 
-ALGORITHMS: dict[str, Algorithm] = {row.name: row for row in (FEDAVG, FEDBABU)}
+ROWS = (
+    FEDAVG,
+    FEDBABU,
+    FEDPER,
+    LG_FEDAVG,
+    FEDREP,
+    PER_FEDAVG,
+    DITTO,
+    LOCAL_ONLY,
+    FEDPROX,
+    FEDPROX_BABU,
+    FEDBSD,
+)
+ALGORITHMS: dict[str, Algorithm] = {row.name: row for row in ROWS}
 
 __all__ = ["ALGORITHMS", "Algorithm", "Part", "Phase"]

@@ -37,22 +37,26 @@ def whole_dataset(dataset: ImageDataset, client: int, seed: int) -> Partition:
     return Partition({split: {client: rng.permutation(len(dataset.labels[split]))} for split in SPLITS})
 
 
-def open_partition(dataset: ImageDataset, num_clients: int, shards_per_client: int, seed: int) -> Partition:
+def open_partition(
+    dataset: ImageDataset, num_clients: int, shards_per_client: int, seed: int, iid_test_set: bool = False
+) -> Partition:
     """The partition of a dataset into shards (Section 3), from the cache if it was made before.
 
     The training split is sorted by label, cut into num_clients · shards_per_client equal shards, and each client
     gets shards_per_client of them at random (flwr-datasets' ShardPartitioner). The test images of a class go
     to the clients that train on it, in proportion to what they hold of it. With balanced labels this cuts the test
-    split just as the training split is cut.
+    split just as the training split is cut. With iid_test_set, every client gets as many test images of every class
+    instead (Appendix J).
 
     Raises:
         ConfigError: if there are more shards than images, or more to a client than there are classes.
     """
-    path = dataset.folder / f"shards-{num_clients}-{shards_per_client}-{seed}.npz"
+    test = "-iid-test" if iid_test_set else ""
+    path = dataset.folder / f"shards-{num_clients}-{shards_per_client}-{seed}{test}.npz"
 
     def build(building: Path) -> None:
         _check(dataset, num_clients, shards_per_client)
-        train, test = _shards(dataset, num_clients, shards_per_client, seed)
+        train, test = _shards(dataset, num_clients, shards_per_client, seed, iid_test_set)
         with building.open("wb") as file:  # all clients' rows in one array, and where each client's end
             np.savez(
                 file,
@@ -86,7 +90,7 @@ def _check(dataset: ImageDataset, num_clients: int, shards_per_client: int) -> N
 
 
 def _shards(
-    dataset: ImageDataset, num_clients: int, shards_per_client: int, seed: int
+    dataset: ImageDataset, num_clients: int, shards_per_client: int, seed: int, iid_test_set: bool
 ) -> tuple[list[Rows], list[Rows]]:
     """Each client's training rows and each client's test rows."""
     from datasets import Dataset
@@ -104,14 +108,15 @@ def _shards(
         warnings.simplefilter("ignore", FutureWarning)
         train = [np.asarray(partitioner.load_partition(client)["row"]) for client in range(num_clients)]
     counts = np.stack([np.bincount(labels[rows], minlength=dataset.num_classes) for rows in train])
-    return train, _deal(dataset.labels["test"], counts, seed)
+    shares = np.ones_like(counts) if iid_test_set else counts
+    return train, _deal(dataset.labels["test"], shares, seed)
 
 
-def _deal(labels: npt.NDArray[np.int64], train_counts: Rows, seed: int) -> list[Rows]:
-    """Deal the rows of each class to the clients in proportion to train_counts, int64 [clients, classes]."""
+def _deal(labels: npt.NDArray[np.int64], shares: Rows, seed: int) -> list[Rows]:
+    """Deal the rows of each class to the clients in proportion to their shares of it, int64 [clients, classes]."""
     rng = numpy_generator(seed, Purpose.PARTITION)
-    dealt: list[list[Rows]] = [[] for _ in train_counts]
-    for label, counts in enumerate(train_counts.T):
+    dealt: list[list[Rows]] = [[] for _ in shares]
+    for label, counts in enumerate(shares.T):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if counts.any():
             ends = np.round(np.cumsum(counts) * (len(rows) / counts.sum())).astype(int)

@@ -23,7 +23,15 @@ class SplitNetwork(nn.Module, ABC):
 
     @abstractmethod
     def build_body(self, image_shape: ImageShape) -> tuple[nn.Module, int]:
-        """A body from float32 [batch, C, H, W] to float32 [batch, features], and the number of features."""
+        """A body from float32 [batch, C, H, W] to float32 [batch, features], and the number of features.
+
+        Its children are its blocks, in order, and whatever else it needs that has no parameters.
+        """
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of the body, from the input on: those of its children that have parameters."""
+        return [child for child in self.body.children() if any(True for _ in child.parameters())]
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores, float32 [batch, classes], of normalized images, float32 [batch, C, H, W]."""

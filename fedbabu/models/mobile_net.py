@@ -18,24 +18,26 @@ class MobileNet(SplitNetwork):
 
     def build_body(self, image_shape: ImageShape) -> tuple[nn.Module, int]:
         """The stem and the thirteen blocks; any image ends as 1024 features."""
-        layers: list[nn.Module] = [
-            nn.Conv2d(image_shape[0], 32, kernel_size=3, padding=1, bias=False),
-            batch_norm(32),
-            nn.ReLU(inplace=True),
+        blocks = [
+            nn.Sequential(
+                nn.Conv2d(image_shape[0], 32, kernel_size=3, padding=1, bias=False),
+                batch_norm(32),
+                nn.ReLU(inplace=True),
+            )
         ]
         channels = 32
         for out_channels, stride in BLOCKS:
-            layers += _depthwise_separable(channels, out_channels, stride)
+            blocks.append(_depthwise_separable(channels, out_channels, stride))
             channels = out_channels
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
+        return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
 
 
-def _depthwise_separable(channels: int, out_channels: int, stride: int) -> list[nn.Module]:
-    return [
+def _depthwise_separable(channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False),
         batch_norm(channels),
         nn.ReLU(inplace=True),
         nn.Conv2d(channels, out_channels, kernel_size=1, bias=False),
         batch_norm(out_channels),
         nn.ReLU(inplace=True),
-    ]
+    )

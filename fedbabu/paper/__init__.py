@@ -10,9 +10,25 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from fedbabu.algorithms import ALGORITHMS
+
 # What the paper keeps fixed in every table here (Section 3, "Experimental setup" and "Evaluation").
 TOTAL_EPOCHS = 320
-FIXED = {"num-finetune-epochs": 5, "learning-rate": 0.1, "momentum": 0.9, "batch-size": 50}
+FIXED = {
+    "num-finetune-epochs": 5,
+    "learning-rate": 0.1,
+    "momentum": 0.9,
+    "batch-size": 50,
+    "head-init": "he",
+    "head-learning-rate-factor": 1.0,
+    "trained-blocks": 0,
+    "finetune-part": "",
+    "proximal-mu": 0.01,
+    "ditto-lambda": 0.75,
+    "per-fedavg-beta": 0.0,
+    "server-data-fraction": 0.0,
+    "iid-test-set": False,
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,8 @@ def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[st
     if config["num-server-rounds"] * config["num-local-epochs"] != TOTAL_EPOCHS:
         return {}
     if any(config[key] != value for key, value in FIXED.items()):
+        return {}
+    if bool(config["initial-model"]) != ALGORITHMS[config["algorithm"]].continues:
         return {}
     cells = {}
     for table in tables():

@@ -1,0 +1,11 @@
+"""FedRep (Collins et al., 2021): τ epochs of the client's own head, then one of the shared body (Appendix A.3).
+
+Fine-tuning goes in the same order (Algorithm 2, lines 17 and 21). Without the training of the head it is FedBABU
+with τ = 1 (Section 5.2.3).
+"""
+
+from fedbabu.algorithms.base import Algorithm, Part, Phase
+
+HEAD_THEN_BODY = (Phase(Part.HEAD), Phase(Part.BODY, epochs=1))
+
+FEDREP = Algorithm("fedrep", trains=HEAD_THEN_BODY, shares=Part.BODY, keeps=Part.HEAD, personalizes=HEAD_THEN_BODY)

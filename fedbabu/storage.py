@@ -1,0 +1,47 @@
+"""State dicts on disk, as safetensors: a model, and what each client keeps between rounds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict, which appears whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    save_file({name: value.contiguous() for name, value in state.items()}, unfinished)
+    unfinished.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict onto the CPU.
+
+    Raises:
+        OSError: if the file cannot be read.
+        SafetensorError: if it is not what `save_state` writes.
+    """
+    return load_file(path)
+
+
+class ClientStore:
+    """What the clients of one run keep: a file for each in a folder, so that no process holds more than one.
+
+    Where the file is does not depend on which node trains the client.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, client: int) -> dict[str, Tensor]:
+        """What a client kept, as a state dict on the CPU; empty before its first round."""
+        path = self._path(client)
+        return load_state(path) if path.exists() else {}
+
+    def save(self, client: int, state: Mapping[str, Tensor]) -> None:
+        """Keep a state dict in the place of what the client kept before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_state(self._path(client), state)
+
+    def _path(self, client: int) -> Path:
+        return self.folder / f"{client}.safetensors"

@@ -1,0 +1,440 @@
+"""Every row of the table: against an independent reference, against each other, and against what it says it sends."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import reference
+import torch
+from conftest import PROJECT
+from flwr.app import MessageType
+from in_process import run_server
+from safetensors.torch import load_file, save_file
+from test_data import write_folder
+
+from fedbabu import client_app
+from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
+from fedbabu.config import RunConfig
+from fedbabu.data import open_dataset, open_partition
+from fedbabu.errors import ConfigError
+from fedbabu.models import build_model
+from fedbabu.server_data import ServerData
+
+EXACT = {"rtol": 1e-8, "atol": 1e-10}
+NAMES = list(ALGORITHMS)
+
+
+def client_data(run_config):
+    """Every client's tensors, uint8 images and labels: {id: ((x, y) to train, (x, y) to test)}; and the transform."""
+    dataset = open_dataset(run_config["dataset"], run_config["image-column"], run_config["label-column"])
+    partition = open_partition(dataset, run_config["num-clients"], run_config["shards-per-client"], run_config["seed"])
+
+    def tensors(split, client):
+        rows = partition.rows[split][client]
+        pixels = torch.from_numpy(dataset.images[split][rows]).permute(0, 3, 1, 2)
+        return pixels, torch.from_numpy(dataset.labels[split][rows])
+
+    transform = dataset.transform
+    pixels = reference.Pixels(transform.mean, transform.std, transform.crop_padding, transform.flip)
+    return {client: (tensors("train", client), tensors("test", client)) for client in partition.clients}, pixels
+
+
+def initial_model(run_config, image_shape=(1, 16, 16), num_classes=10, seed=None):
+    seed = run_config["seed"] if seed is None else seed
+    return dict(build_model("FourConvNet", image_shape, num_classes, seed).state_dict())
+
+
+@pytest.fixture
+def float64():
+    """The whole run in float64, where ties in ReLU and max-pooling do not blow rounding errors up."""
+    torch.set_default_dtype(torch.float64)
+    client_app._open_models.cache_clear()
+    yield
+    torch.set_default_dtype(torch.float32)
+    client_app._open_models.cache_clear()
+
+
+def started(run_config, algorithm, tmp_path, shape=(1, 16, 16)):
+    """A configuration of an algorithm, and the parameters that it starts from."""
+    config = run_config | {"algorithm": algorithm}
+    if not ALGORITHMS[algorithm].continues:
+        return config, initial_model(config, shape)
+    theta = initial_model(config, shape, seed=99)
+    save_file({name: value.contiguous() for name, value in theta.items()}, tmp_path / "fedavg.safetensors")
+    rounds = 4 * config["num-server-rounds"]
+    return config | {"initial-model": str(tmp_path / "fedavg.safetensors"), "num-server-rounds": rounds}, theta
+
+
+def settings_of(config, pixels, **variants):
+    return reference.Settings(
+        pixels,
+        config["num-local-epochs"],
+        config["batch-size"],
+        config["learning-rate"],
+        config["momentum"],
+        **variants,
+    )
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    for name, value in state.items():
+        torch.testing.assert_close(value, expected[name], **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("data", ["digits", "colour images, cropped and flipped"])
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_a_flower_run_matches_the_plain_pytorch_reference(run_config, tmp_path, algorithm, data):
+    config = run_config | {"num-clients": 12, "fraction-train": 0.25, "num-server-rounds": 4, "batch-size": 25}
+    shape = (1, 16, 16)
+    if data != "digits":
+        write_folder(tmp_path / "colours", classes=10, size=(16, 16), num=480)
+        config |= {"dataset": str(tmp_path / "colours"), "image-column": "picture", "label-column": "kind"}
+        shape = (3, 16, 16)
+    config, theta = started(config, algorithm, tmp_path, shape)
+    run, _ = run_server(config, num_nodes=3)
+
+    clients, pixels = client_data(config)
+    settings = settings_of(config, pixels)
+    training = {client: train for client, (train, _) in clients.items()}
+    if algorithm == "local-only":
+        history, kept = [theta] * 4, reference.local_only(theta, training, settings, rounds=4, seed=7)
+    else:
+        schedule = (lambda rate, k, rounds: rate / 100) if algorithm == "lg-fedavg" else None
+        history, kept = reference.federated(
+            algorithm, theta, training, settings, rounds=4, fraction=0.25, seed=7, schedule=schedule
+        )
+        assert 0 < len(kept) < 12 or not ALGORITHMS[algorithm].keeps
+
+    assert_same(run.model(), history[-1])
+    stored = {int(path.stem): load_file(path) for path in run.path.glob("clients/*")}
+    assert stored.keys() == kept.keys()
+    for client, own in kept.items():
+        assert_same(stored[client], own)
+
+    final = {client: history[-1] | kept.get(client, {}) for client in clients}
+    initial = [reference.score(final[i], pixels.plain(x), y)[0] for i, (_, (x, y)) in clients.items()]
+    assert run.rounds[-1]["initial-accuracy"] == pytest.approx(np.mean(initial))
+    if not kept:
+        for record, theta in zip(run.rounds, history, strict=True):
+            accuracy = [reference.score(theta, pixels.plain(x), y)[0] for _, (x, y) in clients.values()]
+            assert record["initial-accuracy"] == pytest.approx(np.mean(accuracy))
+    for row in run.clients:
+        (x, y), (x_test, y_test) = clients[row["client"]]
+        test, theta = (pixels.plain(x_test), y_test), final[row["client"]]
+        tuning = replace(settings, rate=0.001)
+        client = reference.Client(x, y, tuning, 7, reference.FINE_TUNING, 4, row["client"])
+        tuned = reference.fine_tuned(algorithm, theta, client, 2)
+        accuracy, loss = zip(*(reference.score(theta, *test) for theta in tuned), strict=True)
+        assert row["accuracy"] == pytest.approx(accuracy)
+        assert row["loss"] == pytest.approx(loss, rel=1e-7)
+        without_head = reference.accuracy_without_head(theta, (pixels.plain(x), y), test)
+        assert row["without-head-accuracy"] == pytest.approx(without_head)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("algorithm", "keys", "variant"),
+    [
+        ("fedavg", {"head-learning-rate-factor": 0.1}, {"head_factor": 0.1}),
+        ("fedper", {"head-learning-rate-factor": 0.1}, {"head_factor": 0.1}),
+        ("fedbabu", {"trained-blocks": 2}, {"blocks": 2}),
+        ("fedavg", {"trained-blocks": 1}, {"blocks": 1}),
+        ("fedbabu", {"momentum": 0.0}, {}),
+        ("fedbabu", {"head-init": "similar"}, {}),
+    ],
+)
+def test_variants_of_local_training_match_the_reference(run_config, algorithm, keys, variant):
+    config = run_config | {"algorithm": algorithm} | keys
+    run, _ = run_server(config)
+    clients, pixels = client_data(config)
+    training = {client: train for client, (train, _) in clients.items()}
+    theta = dict(build_model("FourConvNet", (1, 16, 16), 10, 7, config["head-init"]).state_dict())
+    history, _ = reference.federated(
+        algorithm, theta, training, settings_of(config, pixels, **variant), rounds=3, fraction=0.5, seed=7
+    )
+    assert_same(run.model(), history[-1])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("part", ["body", "head", "full"])
+def test_the_part_that_is_fine_tuned(run_config, part):
+    config = run_config | {"algorithm": "fedavg", "finetune-part": part}
+    run, _ = run_server(config)
+    clients, pixels = client_data(config)
+    moves = {"body": reference.body, "head": reference.head, "full": reference.everything}[part]
+    for row in run.clients:
+        (x, y), (x_test, y_test) = clients[row["client"]]
+        tuning = replace(settings_of(config, pixels), rate=0.01)
+        client = reference.Client(x, y, tuning, 7, reference.FINE_TUNING, 3, row["client"])
+        tuned = client.sgd(run.model(), moves, epochs=2)
+        assert row["loss"][-1] == pytest.approx(reference.score(tuned, pixels.plain(x_test), y_test)[1], rel=1e-7)
+
+
+def server_examples(config):
+    """What the server draws, from the package: the choice of images is not the reference's."""
+    from fedbabu.federation import Federation
+
+    checked = RunConfig.from_flower(config)
+    federation = Federation({}, {}, False, "digits", (1, 16, 16), 10, ("cpu",))
+    data = ServerData.open(checked, federation, build_model("FourConvNet", (1, 16, 16), 10, 7))
+    return data.examples.images, data.examples.labels
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("algorithm", "keys", "moves"),
+    [
+        ("fedavg", {"server-data-fraction": 0.1}, reference.everything),
+        ("fedavg", {"server-data-fraction": 0.1, "server-part": "body"}, reference.body),
+        ("fedbabu", {"server-data-fraction": 0.05}, reference.body),
+        ("fedavg", {"server-data-fraction": 1.0, "fraction-train": 0}, reference.everything),
+        ("fedbabu", {"server-data-fraction": 1.0, "fraction-train": 0}, reference.body),
+        ("fedbabu", {"server-data-fraction": 1.0, "fraction-train": 0, "server-part": "head"}, reference.head),
+    ],
+)
+def test_training_on_the_server_matches_the_reference(run_config, algorithm, keys, moves):
+    config = run_config | {"algorithm": algorithm} | keys
+    run, _ = run_server(config)
+    clients, pixels = client_data(config)
+    training = {client: train for client, (train, _) in clients.items()}
+    images, labels = server_examples(config)
+    assert len(labels) == round(config["server-data-fraction"] * sum(len(y) for _, y in training.values()))
+    history, _ = reference.federated(
+        algorithm, initial_model(config), training, settings_of(config, pixels),
+        rounds=3, fraction=config["fraction-train"], seed=7, server=(images, labels, moves),
+    )  # fmt: skip
+    assert_same(run.model(), history[-1])
+    assert all("server-loss" in record and "test-accuracy" in record for record in run.rounds)
+
+
+def test_the_servers_images_are_distinct_and_of_all_classes(run_config):
+    images, labels = server_examples(run_config | {"server-data-fraction": 0.1})
+    assert len(images.flatten(1).unique(dim=0)) == len(labels) == 144
+    assert len(labels.unique()) == 10
+
+
+def models_of(run):
+    return {"global": run.model()} | {path.name: load_file(path) for path in run.path.glob("clients/*")}
+
+
+def assert_identical(one, other):
+    """Bit for bit: the global model and what the clients keep."""
+    assert models_of(one).keys() == models_of(other).keys()
+    for name, state in models_of(other).items():
+        assert all(torch.equal(value, state[key]) for key, value in models_of(one)[name].items())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keys", "other"),
+    [
+        ("fedprox", {"proximal-mu": 0.0}, "fedavg"),
+        ("fedprox-babu", {"proximal-mu": 0.0}, "fedbabu"),
+        ("fedavg", {"head-learning-rate-factor": 0.0}, "fedbabu"),
+        ("fedavg", {"server-data-fraction": 0.0, "server-part": "body"}, "fedavg"),
+        ("fedbabu", {"trained-blocks": 4}, "fedbabu"),
+        ("per-fedavg", {"per-fedavg-beta": 0.1, "num-server-rounds": 1}, "per-fedavg"),
+    ],
+)
+def test_identities(run_config, algorithm, keys, other):
+    shared = {key: value for key, value in keys.items() if key == "num-server-rounds"}
+    one, _ = run_server(run_config | {"algorithm": algorithm} | keys)
+    two, _ = run_server(run_config | {"algorithm": other} | shared)
+    assert_identical(one, two)
+    assert one.clients == two.clients
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keys"),
+    [
+        ("fedprox", {"proximal-mu": 1.0}),
+        ("ditto", {"ditto-lambda": 0.1}),
+        ("per-fedavg", {"per-fedavg-beta": 0.03}),
+        ("fedbsd", {"distillation-weight": 10.0}),
+        ("fedbsd", {"distillation-temperature": 20.0}),
+        ("fedbsd", {"distillation-divergence": "mse"}),
+        ("fedavg", {"server-data-fraction": 0.1}),
+        ("fedbabu", {"head-init": "orthogonal"}),
+    ],
+)
+def test_every_coefficient_matters(run_config, algorithm, keys):
+    one, _ = run_server(run_config | {"algorithm": algorithm})
+    two, _ = run_server(run_config | {"algorithm": algorithm} | keys)
+    with pytest.raises(AssertionError):
+        assert_identical(one, two)
+
+
+def test_fedrep_without_training_the_head_and_with_one_epoch_is_fedbabu(run_config, monkeypatch):
+    config = run_config | {"num-local-epochs": 1}
+    headless = replace(ALGORITHMS["fedrep"], trains=(Phase(Part.BODY, epochs=1),))
+    monkeypatch.setitem(ALGORITHMS, "fedrep", headless)
+    fedrep, _ = run_server(config | {"algorithm": "fedrep"})
+    fedbabu, _ = run_server(config | {"algorithm": "fedbabu"})
+    assert all(torch.equal(value, fedbabu.model()[name]) for name, value in fedrep.model().items())
+
+
+def test_ditto_without_its_pull_is_local_training_beside_fedavg(run_config):
+    config = run_config | {"fraction-train": 1.0}
+    ditto, _ = run_server(config | {"algorithm": "ditto", "ditto-lambda": 0.0})
+    local, _ = run_server(config | {"algorithm": "local-only"})
+    fedavg, _ = run_server(config | {"algorithm": "fedavg"})
+    assert_identical(ditto, ditto)
+    personal, alone = models_of(ditto), models_of(local)
+    assert len(personal) == len(alone) == 9
+    for name in personal.keys() - {"global"}:
+        assert all(torch.equal(value, alone[name][key]) for key, value in personal[name].items())
+    assert all(torch.equal(value, fedavg.model()[name]) for name, value in ditto.model().items())
+    assert [row["accuracy"] for row in ditto.clients] == [row["accuracy"] for row in local.clients]
+
+
+# What DESIGN's table says each row sends; written out here, so that a row cannot agree with itself alone.
+SHARES = {
+    "fedavg": "full",
+    "fedbabu": "body",
+    "fedper": "body",
+    "lg-fedavg": "head",
+    "fedrep": "body",
+    "per-fedavg": "full",
+    "ditto": "full",
+    "local-only": "nothing",
+    "fedprox": "full",
+    "fedprox-babu": "body",
+    "fedbsd": "body",
+}
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_what_is_uploaded_is_what_is_shared(run_config, tmp_path, algorithm):
+    config, theta = started(run_config, algorithm, tmp_path)
+    run, grid = run_server(config | {"evaluate-every": 0}, num_nodes=8)
+    sizes = {name: value.numel() * 4 for name, value in theta.items()}
+    expected = {
+        "full": sizes,
+        "body": {name: size for name, size in sizes.items() if name.startswith("body.")},
+        "head": {name: size for name, size in sizes.items() if name.startswith("head.")},
+        "nothing": {},
+    }[SHARES[algorithm]]
+    for _, reply in grid.of_type(MessageType.TRAIN):
+        arrays = reply.content["arrays"]
+        assert {name: array.numpy().nbytes for name, array in arrays.items()} == expected
+    for record in run.rounds:
+        # Over the parameters' own bytes there is only the header of each of Flower's arrays.
+        headers = record["bytes-received"] - 4 * sum(expected.values())
+        assert headers == 4 * 128 * len(expected)
+
+
+def test_what_the_rows_keep_stays_out_of_every_message(run_config):
+    run, grid = run_server(run_config | {"algorithm": "fedper"})
+    heads = [load_file(path)["head.weight"].numpy().tobytes() for path in run.path.glob("clients/*")]
+    assert len(heads) == len(set(heads)) > 0
+    for pair in grid.exchanges:
+        for message in pair:
+            for record in message.content.array_records.values():
+                assert not any(array.numpy().tobytes() in heads for array in record.values())
+
+
+def test_kept_parts_do_not_depend_on_the_number_of_nodes(run_config):
+    runs = [run_server(run_config | {"algorithm": "ditto"}, num_nodes=nodes)[0] for nodes in (2, 8)]
+    assert_identical(*runs)
+    assert runs[0].clients == runs[1].clients
+
+
+def test_a_toy_twelfth_algorithm_is_one_declaration(run_config, monkeypatch):
+    """It trains the head, then everything toward zero features; it shares the head and keeps the body."""
+
+    def small_features(model, received, batch, config):
+        images, labels = batch
+        features = model.body(images)
+        return torch.nn.functional.cross_entropy(model.head(features), labels) + features.square().mean()
+
+    toy = Algorithm(
+        "toy",
+        trains=(Phase(Part.HEAD, epochs=1), Phase(Part.FULL, loss=small_features)),
+        shares=Part.HEAD,
+        keeps=Part.BODY,
+        personalizes=(Phase(Part.BODY),),
+    )
+    monkeypatch.setitem(ALGORITHMS, "toy", toy)
+    run, grid = run_server(run_config | {"algorithm": "toy"})
+    assert all(set(reply.content["arrays"]) == {"head.weight", "head.bias"} for _, reply in grid.of_type("train"))
+    assert all("body.0.0.weight" in load_file(path) for path in run.path.glob("clients/*"))
+    assert set(run.summary["accuracy"]) == {"without-head", "personalized"}
+    assert all(len(row["accuracy"]) == 3 for row in run.clients)
+
+
+def test_lg_fedavg_continues_a_finished_run_for_a_quarter_of_its_rounds_at_its_last_rate(run_config):
+    config = run_config | {"num-server-rounds": 8, "num-local-epochs": 1, "evaluate-every": 0}
+    fedavg, _ = run_server(config | {"algorithm": "fedavg"})
+    run, _ = run_server(config | {"algorithm": "lg-fedavg", "initial-model": str(fedavg.path)})
+    assert [record["learning-rate"] for record in run.rounds] == pytest.approx([0.001, 0.001])
+    body = {name: value for name, value in fedavg.model().items() if name.startswith("body.")}
+    assert all(torch.equal(value, run.model()[name]) for name, value in body.items())
+    assert not torch.equal(run.model()["head.weight"], fedavg.model()["head.weight"])
+
+
+def test_any_algorithm_can_start_from_a_model(run_config):
+    config = run_config | {"num-server-rounds": 1, "num-local-epochs": 1}
+    first, _ = run_server(config)
+    second, _ = run_server(config | {"initial-model": str(first.path / "model.safetensors")})
+    assert torch.equal(second.model()["head.weight"], first.model()["head.weight"])
+    assert second.rounds[0]["train-loss"] < first.rounds[0]["train-loss"]
+
+
+def test_local_only_visits_every_client_once(run_config):
+    run, grid = run_server(run_config | {"algorithm": "local-only", "num-clients": 6, "num-local-epochs": 1})
+    assert [record["clients"] for record in run.rounds] == [[0, 1, 2], [3, 4, 5]]
+    assert set(run.summary["accuracy"]) == {"without-head", "personalized"}
+    assert all(len(row["accuracy"]) == 1 for row in run.clients)
+    for request, _ in grid.of_type(MessageType.TRAIN):
+        assert request.content["config"]["rounds"] == [1, 2, 3]
+
+
+def test_in_and_out_of_distribution_accuracy(run_config):
+    """Table 20: every client is tested on all classes; the two parts of its accuracy average to the whole."""
+    run, _ = run_server(run_config | {"iid-test-set": True})
+    counts = np.array([row["num-test-examples"] for row in run.clients])
+    assert counts.sum() == 300
+    assert counts.max() - counts.min() <= 10
+    for row in run.clients:
+        assert len(row["id-accuracy"]) == len(row["ood-accuracy"]) == 3
+        for whole, inside, outside in zip(row["accuracy"], row["id-accuracy"], row["ood-accuracy"], strict=True):
+            assert min(inside, outside) - 1e-9 <= whole <= max(inside, outside) + 1e-9
+    accuracy = run.summary["accuracy"]
+    assert accuracy["id-personalized"]["mean"] > accuracy["ood-personalized"]["mean"]
+    assert {"id-initial", "ood-initial"} < set(accuracy)
+
+
+def test_without_classes_out_of_distribution_there_is_no_such_accuracy(run_config):
+    run, _ = run_server(run_config | {"iid-test-set": True, "shards-per-client": 10, "num-clients": 1})
+    assert run.clients[0]["ood-accuracy"] == [None, None, None]
+    assert "ood-personalized" not in run.summary["accuracy"]
+    assert run.summary["accuracy"]["id-personalized"] == run.summary["accuracy"]["personalized"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"algorithm": "lg-fedavg"}, "continues a finished FedAvg run, but initial-model is empty"),
+        ({"initial-model": "/nowhere"}, "initial-model = '/nowhere' cannot be read"),
+        ({"initial-model": str(PROJECT / "README.md")}, "cannot be read"),
+        ({"initial-model": str(PROJECT / "tests")}, "cannot be read"),
+        ({"trained-blocks": 5}, "trained-blocks = 5 is more than the body of FourConvNet has: it must be from 1 to 4"),
+        ({"fraction-train": 0.0}, "server-data-fraction = 0.0 gives it nothing to train on"),
+        ({"server-data-fraction": 0.1, "server-part": "full"}, "'full' trains a part that 'fedbabu' does not share"),
+        ({"server-data-fraction": 1e-4}, "leaves the server 0, and it needs at least 2"),
+        ({"algorithm": "local-only", "server-data-fraction": 0.1}, "'local-only' shares nothing"),
+    ],
+)
+def test_what_does_not_fit_together_is_said_before_anything_runs(run_config, tmp_path, keys, sentence):
+    with pytest.raises(ConfigError) as error:
+        run_server(run_config | keys)
+    assert sentence in str(error.value)
+    assert not list((tmp_path / "results").glob("*"))
+
+
+def test_an_initial_model_of_another_network(run_config, tmp_path):
+    state = initial_model(run_config, num_classes=7)
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match=r"its head.bias is \(7,\), this run's is \(10,\)"):
+        run_server(run_config | {"initial-model": str(tmp_path / "other.safetensors")})
