@@ -2,11 +2,11 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -16,6 +16,7 @@ import torch
 from conftest import PROJECT
 from nbclient import NotebookClient
 
+from fedbabu.algorithms import ALGORITHMS
 from fedbabu.results import RunFolder, finished_runs
 
 pytestmark = pytest.mark.slow
@@ -70,18 +71,22 @@ def status_of_last_run(environment: dict) -> str:
     return json.loads(flwr(environment, "ls", "--format", "json"))["runs"][0]["status"]
 
 
+def run_quickstart(environment: dict, folder: Path, **keys: str | int) -> tuple[RunFolder, str]:
+    """The README's first command, with some keys changed and its results in a folder; the run and what it printed."""
+    preset = tomllib.loads((PROJECT / "conf" / "quickstart.toml").read_text(encoding="utf-8"))
+    preset |= {"results-dir": str(folder)} | {key.replace("_", "-"): value for key, value in keys.items()}
+    folder.mkdir(exist_ok=True)
+    file = folder / "preset.toml"
+    file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in preset.items()))
+    output = flwr(environment, "run", ".", "--stream", "--run-config", str(file))
+    runs = finished_runs(folder)
+    assert runs, output
+    return runs[-1], output
+
+
 @pytest.fixture(scope="module")
 def quickstart(flower, tmp_path_factory) -> tuple[RunFolder, str]:
-    """The README's first command, with its results in a temporary folder."""
-    folder = tmp_path_factory.mktemp("quickstart")
-    preset = folder / "quickstart.toml"
-    shutil.copy(PROJECT / "conf" / "quickstart.toml", preset)
-    with preset.open("a") as file:
-        file.write(f'\nresults-dir = "{folder / "results"}"\n')
-    output = flwr(flower, "run", ".", "--stream", "--run-config", str(preset))
-    runs = finished_runs(folder / "results")
-    assert len(runs) == 1, output
-    return runs[0], output
+    return run_quickstart(flower, tmp_path_factory.mktemp("quickstart") / "results")
 
 
 def test_the_quickstart_learns_and_reports(quickstart):
@@ -100,6 +105,21 @@ def test_the_quickstart_learns_and_reports(quickstart):
 def test_the_quickstart_used_its_two_supernodes(quickstart):
     run, _ = quickstart
     assert json.loads((run.path / "config.json").read_text())["federation"]["num-supernodes"] == 2
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "fedbabu"])
+def test_every_algorithm_runs_the_quickstart(flower, quickstart, tmp_path, algorithm):
+    """A fifth of its rounds, that is; LG-FedAvg goes on from what the quickstart ended with."""
+    keys = {"num_server_rounds": 4}
+    if ALGORITHMS[algorithm].continues:
+        keys["initial_model"] = str(quickstart[0].path)
+    run, output = run_quickstart(flower, tmp_path, algorithm=algorithm, **keys)
+    assert run.config["algorithm"] == algorithm
+    assert len(run.clients) == 20
+    assert run.summary["accuracy"]["personalized"]["mean"] > 20
+    assert bool(list(run.path.glob("clients/*"))) == bool(ALGORITHMS[algorithm].keeps)
+    assert "Personalized" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
