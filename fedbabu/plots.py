@@ -12,8 +12,9 @@ from fedbabu.results import RunFolder
 
 METRICS = ("initial", "without-head", "personalized")
 
-# Okabe and Ito's palette, told apart by the colour-blind.
+# Okabe and Ito's palette, told apart by the colour-blind, and then the same darker.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+COLORS += ["#003A5B", "#6B2F00", "#004F3A", "#6B3D56", "#735000"]
 
 
 def save_plots(run: RunFolder) -> None:
@@ -25,14 +26,15 @@ def save_plots(run: RunFolder) -> None:
 
 
 def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:
-    """Initial accuracy, the mean over all clients, against the round, one line a run."""
+    """Accuracy before fine-tuning, the mean over all clients, against the round, one line a run."""
     figure, axes = _figure(runs)
     for run, color in zip(runs, _colors(runs), strict=True):
         points = [(r["round"], r["initial-accuracy"]) for r in run.rounds if "initial-accuracy" in r]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=color, label=_label(run))
-    axes.set(xlabel="Communication round", ylabel="Initial accuracy, mean over clients (%)")
+    axes.set(xlabel="Communication round", ylabel="Accuracy before fine-tuning, mean over clients (%)")
     axes.set_xlim(left=0)
-    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, runs)
     return figure
 
 
@@ -54,30 +56,34 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
             axes.plot(x + np.array([-0.4, 0.4]) * width, [values.mean()] * 2, color="black", linewidth=1.5)
             axes.annotate(
                 f"{values.mean():.1f} ± {values.std():.1f}",
-                (x, 104),
+                (x, 103),
                 ha="center",
-                fontsize=8 if len(runs) < 3 else 6,
+                va="bottom",
+                rotation=0 if len(runs) < 3 else 90,
+                fontsize=8,
                 color=color,
             )
         axes.scatter([], [], s=20, color=color, label=_label(run))
     axes.set_xticks(range(len(METRICS)), [TITLES[metric] for metric in METRICS])
-    axes.set(ylabel="Accuracy of a client (%)", ylim=(-3, 110))
-    figure.legend(loc="outside lower center", ncols=min(len(runs), 3), frameon=False)
+    axes.set(ylabel="Accuracy of a client (%)", ylim=(-3, 110 if len(runs) < 3 else 130), yticks=range(0, 101, 20))
+    figure.legend(loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
     return figure
 
 
 def accuracy_over_finetune_epochs(runs: Sequence[RunFolder]) -> Figure:
-    """Accuracy against fine-tuning epochs, mean and standard deviation over clients (as in Table 6)."""
+    """Accuracy against fine-tuning epochs, mean and, for few runs, standard deviation over clients (as in Table 6)."""
     figure, axes = _figure(runs)
     for run, color in zip(runs, _colors(runs), strict=True):
         accuracy = np.array([row["accuracy"] for row in run.clients])
         mean, std = accuracy.mean(axis=0), accuracy.std(axis=0)
         epochs = np.arange(len(mean))
         axes.plot(epochs, mean, marker="o", markersize=4, color=color, label=_label(run))
-        axes.fill_between(epochs, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
-    axes.set(xlabel="Fine-tuning epochs", ylabel="Accuracy, mean ± std over clients (%)")
+        if len(runs) < 4:
+            axes.fill_between(epochs, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+    spread = " ± std" if len(runs) < 4 else ""
+    axes.set(xlabel="Fine-tuning epochs", ylabel=f"Accuracy, mean{spread} over clients (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, loc="lower right")
+    _legend(axes, runs)
     return figure
 
 
@@ -103,18 +109,25 @@ def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
             axes.errorbar([], [], fmt="o", color=color, mfc="white", alpha=0.5, label=label)
     axes.set_xticks(range(len(METRICS)), [TITLES[metric] for metric in METRICS])
     axes.set(ylabel="Accuracy, mean ± std over clients (%)", ylim=(0, 105))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2 if len(runs) < 4 else 4, frameon=False)
     return figure
 
 
 def _figure(runs: Sequence[RunFolder]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(max(7, 1.1 * len(runs)), 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     titles = {_title(run) for run in runs}
     axes.set_title(titles.pop() if len(titles) == 1 else "Several settings", fontsize=10)
     return figure, axes
+
+
+def _legend(axes: Axes, runs: Sequence[RunFolder]) -> None:
+    if len(runs) < 4:
+        axes.legend(frameon=False, loc="lower right")
+    else:  # too many to leave room among the lines
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _title(run: RunFolder) -> str:
