@@ -5,7 +5,6 @@ node p offers client p; with fewer, every node can read the whole dataset and of
 `--node-config "data-path='/path/to/data' partition-id=3"` offers client 3, its own folder.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from platformdirs import user_state_dir
 
 from fedbabu.aggregation import State, weighted_sum
 from fedbabu.algorithms import Part, Phase
@@ -27,7 +24,7 @@ from fedbabu.data import (
     Partition,
     client_examples,
     open_dataset,
-    open_partition,
+    open_simulated_data,
     whole_dataset,
 )
 from fedbabu.errors import ConfigError
@@ -35,10 +32,8 @@ from fedbabu.evaluation import ClientResult, evaluate_initial, evaluate_personal
 from fedbabu.messages import EvaluateReply, Offer, Task, TrainReply
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.seeding import Purpose, torch_generator
-from fedbabu.storage import ClientStore
-from fedbabu.training import train
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from fedbabu.storage import ClientStore, check_writable, state_dir
+from fedbabu.training import DEVICE, train
 
 app = ClientApp()
 
@@ -126,6 +121,7 @@ class _Node:
     dataset: ImageDataset
     partition: Partition
     clients: list[int]
+    run_id: int
     num_nodes: int = 0
     owner: bool = False
 
@@ -141,13 +137,17 @@ class _Node:
                     f"The SuperNode with data-path = '{own_folder}' has partition-id = {number!r}: it must be its "
                     f"client's number, from 0 to num-clients - 1 = {config.num_clients - 1}."
                 )
+            if config.row.keeps:
+                check_writable(state_dir(), "the folder of what this client keeps (FEDBABU_STATE)")
             dataset = open_dataset(own_folder, config.image_column, config.label_column)
-            return cls(config, dataset, whole_dataset(dataset, number, config.seed), [number], owner=True)
-        dataset, partition = _open_simulated_data(config)
+            return cls(
+                config, dataset, whole_dataset(dataset, number, config.seed), [number], context.run_id, owner=True
+            )
+        dataset, partition = open_simulated_data(config)
         clients = partition.clients
         if number is not None and num_nodes >= len(clients):
             clients = clients[number : number + 1]
-        return cls(config, dataset, partition, clients, num_nodes)
+        return cls(config, dataset, partition, clients, context.run_id, num_nodes)
 
     def models(self, global_model: State) -> tuple[SplitNetwork, SplitNetwork]:
         """A network to work on, and one that is the global model; both are opened once per process.
@@ -160,9 +160,20 @@ class _Node:
         return model, received
 
     def store(self, task: Task) -> ClientStore:
-        """What this run's clients keep: in the run folder, or in a real federation on the owner's own disk."""
+        """What this run's clients keep: in the run folder, or in a real federation on the node's own disk.
+
+        Raises:
+            RuntimeError: if the clients would keep it on another machine than where they train next.
+        """
         run = Path(task.run)
-        return ClientStore((_owner_folder() / run.name if self.owner else run) / "clients")
+        if self.owner or not run.is_dir():
+            if len(self.clients) > 1 and self.config.row.keeps:
+                raise RuntimeError(
+                    f"Nodes that share clients must share the run folder {run}, where '{self.config.algorithm}' keeps "
+                    "a part of every client's model; this one cannot see it."
+                )
+            run = state_dir() / f"{run.name}-{self.run_id}"
+        return ClientStore(run / "clients")
 
     def offer(self) -> Offer:
         """Say what the server needs to know before it can sample clients and build the global model."""
@@ -197,17 +208,12 @@ class _Node:
         """Train a model for the task's rounds and return the mean loss over their epochs."""
         losses: list[float] = []
         for training_round in task.rounds:
+            learning_rate = self.config.learning_rate_of(training_round)
             losses += train(
-                model,
-                received,
-                examples,
-                self.dataset.transform,
-                phases,
-                self.config,
+                model, received, examples, self.dataset.transform, phases, self.config,
                 torch_generator(self.config.seed, Purpose.TRAINING, training_round, client),
-                epochs=self.config.num_local_epochs,
-                learning_rate=self.config.learning_rate_of(training_round),
-            )
+                epochs=self.config.num_local_epochs, learning_rate=learning_rate,
+            )  # fmt: skip
         return sum(losses) / len(losses)
 
     def fine_tune(
@@ -215,28 +221,10 @@ class _Node:
     ) -> Iterator[float]:
         """Fine-tune a model, an epoch each time the result is advanced."""
         return train(
-            model,
-            received,
-            examples,
-            self.dataset.transform,
-            self.config.row.personalizes,
-            self.config,
+            model, received, examples, self.dataset.transform, self.config.row.personalizes, self.config,
             torch_generator(self.config.seed, Purpose.FINE_TUNING, task.server_round, client),
-            epochs=self.config.num_finetune_epochs,
-            learning_rate=self.config.finetune_learning_rate,
-        )
-
-
-def _owner_folder() -> Path:
-    return Path(os.environ.get("FEDBABU_STATE") or user_state_dir("fedbabu"))
-
-
-@cache
-def _open_simulated_data(config: RunConfig) -> tuple[ImageDataset, Partition]:
-    dataset = open_dataset(config.dataset, config.image_column, config.label_column)
-    return dataset, open_partition(
-        dataset, config.num_clients, config.shards_per_client, config.seed, config.iid_test_set
-    )
+            epochs=self.config.num_finetune_epochs, learning_rate=self.config.finetune_learning_rate,
+        )  # fmt: skip
 
 
 @cache

@@ -13,6 +13,8 @@ from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
 from fedbabu.errors import ConfigError
 from fedbabu.models import HEAD_INITS, MODELS
 
+VISITS = 10  # rounds in which all clients are visited once, if they never communicate; only for a line now and then
+
 Check = tuple[str, Callable[[Any], bool]]  # what is allowed, in words, and its test
 
 
@@ -72,12 +74,13 @@ class RunConfig:
     batch_size: int = _key("images in a training batch", _at_least(1))
     initial_model: str = _key(
         "where training starts: a run folder or a safetensors file; empty for a random initialization. "
-        "LG-FedAvg needs a finished FedAvg run",
+        "LG-FedAvg needs a finished FedAvg run of the same setting",
         _TEXT,
     )
     head_init: str = _key("initialization of the head's weight (Appendices B and Q)", _one_of(HEAD_INITS))
     head_learning_rate_factor: float = _key(
-        "α_h/α_b, the head's learning rate over the body's in local training (Table 23)", _NOT_NEGATIVE
+        "α_h/α_b, the head's learning rate over the body's, where local training moves the head (Table 23)",
+        _NOT_NEGATIVE,
     )
     trained_blocks: int = _key(
         "the blocks of the body that local training moves, from the first on (Tables 14 and 15); 0 for all",
@@ -86,7 +89,7 @@ class RunConfig:
     finetune_part: str = _key("what fine-tuning moves (Table 4); empty for the algorithm's own", _one_of(_PARTS))
     proximal_mu: float = _key("μ of FedProx and FedProx+BABU", _NOT_NEGATIVE)
     ditto_lambda: float = _key("λ of Ditto", _NOT_NEGATIVE)
-    per_fedavg_beta: float = _key("β, the rate of Per-FedAvg's query steps; 0 for the learning rate", _NOT_NEGATIVE)
+    per_fedavg_beta: float = _key("β of Per-FedAvg, the rate of the query steps, over the learning rate", _NOT_NEGATIVE)
     distillation_weight: float = _key("weight of the divergence in FedBSD", _NOT_NEGATIVE)
     distillation_divergence: str = _key("of FedBSD's features: Kullback-Leibler or squared", _one_of(("kl", "mse")))
     distillation_temperature: float = _key("of the softmax over FedBSD's features", _POSITIVE)
@@ -97,8 +100,8 @@ class RunConfig:
     )
     server_part: str = _key("what the server trains; empty for what is shared", _one_of(_PARTS))
     iid_test_set: bool = _key(
-        "whether clients are tested on images of all classes, and in- and out-of-distribution accuracy is measured "
-        "(Table 20)",
+        "whether to measure accuracy in and out of the distribution that a client trains on (Table 20), with test "
+        "images of all classes spread evenly over the clients; owners are tested on what they have",
         _ANY_BOOL,
     )
     evaluate_every: int = _key(
@@ -166,14 +169,14 @@ class RunConfig:
     def num_rounds(self) -> int:
         """The rounds that the server runs.
 
-        A quarter of K for an algorithm that continues a finished run (Appendix A.3); without communication, as
-        many as it takes to visit every client once.
+        A quarter of K for an algorithm that continues a finished run (Appendix A.3); without communication, those
+        in which every client is visited once, whatever f.
         """
         row = ALGORITHMS[self.algorithm]
         if row.continues:
             return max(self.num_server_rounds // 4, 1)
         if not row.shares:
-            return -(-self.num_clients // self.clients_per_round)
+            return min(VISITS, self.num_clients)
         return self.num_server_rounds
 
     def local_rounds(self, server_round: int) -> list[int]:
@@ -213,18 +216,34 @@ def _check_together(config: RunConfig) -> None:
     row, name = ALGORITHMS[config.algorithm], config.algorithm
     if row.continues and not config.initial_model.strip():
         raise ConfigError(
-            f"algorithm = '{name}' continues a finished FedAvg run, but initial-model is empty: it must be that "
-            "run's folder or its model.safetensors."
+            f"algorithm = '{name}' continues a finished '{row.continues}' run, but initial-model is empty: it must be "
+            "that run's folder or its model.safetensors."
         )
     if config.fraction_train == 0 and not config.server_data_fraction:
         raise ConfigError(
             "fraction-train = 0.0 trains on the server alone, but server-data-fraction = 0.0 gives it nothing to "
             "train on: raise one of them (server-data-fraction = 1.0 is centralized training)."
         )
-    if not row.shares and (config.fraction_train == 0 or config.server_data_fraction):
+    phases = row.trains + row.trains_kept
+    if config.fraction_train == 0 and (row.keeps or any(phase != Phase(phase.part) for phase in phases)):
         raise ConfigError(
-            f"algorithm = '{name}' shares nothing, so the server has nothing to train: server-data-fraction must be 0 "
-            "and fraction-train above 0."
+            f"fraction-train = 0.0 trains on the server alone, where nothing of '{name}' is left: algorithm must be "
+            "'fedavg' or 'fedbabu', which then say what fine-tuning and the report are about."
+        )
+    if config.fraction_train == 0 and (config.trained_blocks or config.head_learning_rate_factor != 1):
+        raise ConfigError(
+            "fraction-train = 0.0 trains on the server alone, but trained-blocks and head-learning-rate-factor are of "
+            "local training: they must be 0 and 1.0."
+        )
+    if config.initial_model and config.head_init != "he":
+        raise ConfigError(
+            f"head-init = '{config.head_init}' and initial-model = '{config.initial_model}' both say where the head "
+            "starts: head-init must be 'he', or initial-model empty."
+        )
+    if not row.shares and config.server_data_fraction:
+        raise ConfigError(
+            f"algorithm = '{name}' shares nothing, so the server has nothing to train: server-data-fraction must be "
+            "0.0."
         )
     if config.fraction_train and config.server_trains not in row.shares:
         raise ConfigError(

@@ -36,6 +36,7 @@ class Progress:
         self.federation = federation
         self.images = 0  # trained on so far,
         self.seconds = 0.0  # and how long that took
+        self.done = 0  # rounds
         row = config.row
         phases = row.trains + row.trains_kept
         self.epochs = sum(config.num_local_epochs if p.epochs is None else p.epochs for p in phases)
@@ -62,10 +63,11 @@ class Progress:
     def _rounds(self) -> str:
         config = self.config
         if not config.clients_per_round:
-            return f"{config.num_rounds} epochs on the server"
-        epochs = config.num_local_epochs * len(config.local_rounds(1))
+            return f"{config.num_rounds} epochs on the server; fine-tuning"
+        if not config.row.shares:
+            return f"every client alone for {config.num_server_rounds * config.num_local_epochs} epochs"
         rounds = "1 round" if config.num_rounds == 1 else f"{config.num_rounds} rounds"
-        return f"{rounds} of {config.clients_per_round} clients × {epochs} epochs"
+        return f"{rounds} of {config.clients_per_round} clients × {config.num_local_epochs} epochs"
 
     @property
     def _accuracy(self) -> str:
@@ -77,6 +79,7 @@ class Progress:
     def round(self, record: dict[str, Any]) -> None:
         """Print a round's line."""
         self.images += self.epochs * len(self.config.local_rounds(record["round"])) * record["num-examples"]
+        self.images += round(self.config.server_data_fraction * self._num_train)
         self.seconds += record["train-seconds"]
         self.done, rounds = record["round"], self.config.num_rounds
         parts = [f"round {self.done:>{len(str(rounds))}}/{rounds}"]
@@ -115,8 +118,11 @@ class Progress:
 
     def _final_cost(self) -> float:
         epochs = self.finetune_epochs
-        train = sum(client.num_train for client in self.federation.clients.values())
-        return (epochs + FORWARD_COST) * train + (epochs + 1) * self._initial_cost()
+        return (epochs + FORWARD_COST) * self._num_train + (epochs + 1) * self._initial_cost()
+
+    @property
+    def _num_train(self) -> int:
+        return sum(client.num_train for client in self.federation.clients.values())
 
 
 def final_report(run: RunFolder) -> str:

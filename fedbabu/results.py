@@ -12,7 +12,6 @@ plots/             the figures as PNG
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +24,6 @@ from torch import Tensor
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig
-from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
 from fedbabu.paper import find_cells
@@ -42,23 +40,6 @@ APART = {
 Record = dict[str, Any]
 
 
-def check_writable(results_dir: str) -> None:
-    """Make sure that run folders can be created in a folder, creating it if need be.
-
-    Raises:
-        ConfigError: if not.
-    """
-    path = _absolute(results_dir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"results-dir = '{results_dir}' cannot be written ({path}: {error.strerror}): give a folder that can."
-        ) from error
-
-
 class RunFolder:
     """A run on disk. Every file but rounds.jsonl appears whole or not at all."""
 
@@ -68,7 +49,7 @@ class RunFolder:
     @classmethod
     def create(cls, config: RunConfig, federation: Federation) -> "RunFolder":
         """Make the folder of a new run, named by time, algorithm and dataset, and write its configuration."""
-        parent = _absolute(config.results_dir)
+        parent = results_path(config)
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.algorithm}-{Path(federation.dataset).name}"
         for number in count(1):
             path = parent / (name if number == 1 else f"{name}-{number}")
@@ -237,5 +218,6 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _absolute(results_dir: str) -> Path:
-    return Path(os.path.abspath(Path(results_dir).expanduser()))
+def results_path(config: RunConfig) -> Path:
+    """The absolute path of the folder of run folders."""
+    return Path(os.path.abspath(Path(config.results_dir).expanduser()))

@@ -3,18 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedbabu.algorithms import Phase
 from fedbabu.config import RunConfig
-from fedbabu.data import BatchTransform, Examples, client_examples, open_dataset, open_partition
+from fedbabu.data import BatchTransform, Examples, client_examples, open_simulated_data
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import evaluate_initial
 from fedbabu.federation import Federation
 from fedbabu.models import SplitNetwork
 from fedbabu.seeding import Purpose, numpy_generator, torch_generator
-from fedbabu.training import train
+from fedbabu.training import DEVICE, train
 
 State = dict[str, Tensor]
 
@@ -49,25 +48,23 @@ class ServerData:
                 f"server-data-fraction = {config.server_data_fraction} needs the clients' images on the server, but "
                 "the SuperNodes have data of their own: it must be 0.0."
             )
-        dataset = open_dataset(config.dataset, config.image_column, config.label_column)
-        rows = open_partition(
-            dataset, config.num_clients, config.shards_per_client, config.seed, config.iid_test_set
-        ).rows
+        dataset, partition = open_simulated_data(config)
         rng = numpy_generator(config.seed, Purpose.SERVER_DATA)
-        drawn = {split: rng.permutation(np.concatenate(list(clients.values()))) for split, clients in rows.items()}
+        drawn = {
+            split: rng.permutation(np.concatenate(list(clients.values()))) for split, clients in partition.rows.items()
+        }
         num_train = round(config.server_data_fraction * len(drawn["train"]))
-        if num_train < 2:
+        if not num_train:
             raise ConfigError(
-                f"server-data-fraction = {config.server_data_fraction} of {len(drawn['train'])} images leaves the "
-                f"server {num_train}, and it needs at least 2: raise it."
+                f"server-data-fraction = {config.server_data_fraction} of {len(drawn['train'])} images is less than "
+                "one: raise it."
             )
         drawn["train"] = drawn["train"][:num_train]
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         examples, test = (
-            client_examples(dataset.images[split], dataset.labels[split], drawn[split], device)
+            client_examples(dataset.images[split], dataset.labels[split], drawn[split], DEVICE)
             for split in ("train", "test")
         )
-        return cls(config, model.to(device), examples, test, dataset.transform)
+        return cls(config, model.to(DEVICE), examples, test, dataset.transform)
 
     def train(self, state: State, server_round: int) -> tuple[State, float]:
         """Train the global model for one epoch, at the round's learning rate, and return it with the mean loss."""

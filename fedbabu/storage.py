@@ -1,10 +1,34 @@
 """State dicts on disk, as safetensors: a model, and what each client keeps between rounds."""
 
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from platformdirs import user_state_dir
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from fedbabu.errors import ConfigError
+
+
+def state_dir() -> Path:
+    """Where a node keeps what its clients keep in a real federation: FEDBABU_STATE, or the user's state folder."""
+    return Path(os.environ.get("FEDBABU_STATE") or user_state_dir("fedbabu"))
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Make sure that files can be created in a folder, creating it if need be.
+
+    Raises:
+        ConfigError: if not; it begins with `what` the folder is.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{what} cannot be written ({path}: {error.strerror}): give a folder that can.") from error
 
 
 def save_state(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ Record = dict[str, Any]  # a line of rounds.jsonl
 
 
 class SharedPartFedAvg(FedAvg):
-    """Federated averaging of the shared part; what is not shared keeps its initial value on the server.
+    """Federated averaging of the shared part; what is not shared keeps its value on the server.
 
     With FedBABU's row of the table this is Algorithm 1: the server samples clients, broadcasts the global model,
     averages the bodies that come back and leaves the head alone. Each node gets one message that names its
@@ -66,13 +66,13 @@ class SharedPartFedAvg(FedAvg):
     def sample_clients(self, server_round: int) -> list[int]:
         """The clients of a round, drawn without replacement (Algorithm 1, line 4).
 
-        Without communication, they come in order instead, each in one round.
+        Without communication, each client comes in one round.
         """
-        clients, m = sorted(self.federation.clients), self.config.clients_per_round
+        clients = sorted(self.federation.clients)
         if not self.config.row.shares:
-            return clients[(server_round - 1) * m : server_round * m]
+            return clients[server_round - 1 :: self.config.num_rounds]
         rng = numpy_generator(self.config.seed, Purpose.SAMPLING, server_round)
-        return sorted(rng.choice(clients, m, replace=False).tolist())
+        return sorted(rng.choice(clients, self.config.clients_per_round, replace=False).tolist())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -82,7 +82,7 @@ class SharedPartFedAvg(FedAvg):
         clients, rounds = self.sample_clients(server_round), self.config.local_rounds(server_round)
         self._record = {
             "round": server_round,
-            "learning-rate": self.config.learning_rate_of(rounds[0]),
+            "learning-rate": self.config.learning_rate_of(rounds[-1]),
             "clients": clients,
             "bytes-sent": 0,
             "bytes-received": 0,
@@ -119,7 +119,8 @@ class SharedPartFedAvg(FedAvg):
         """Send the global model to all clients, if this is a round to evaluate; in the last, to fine-tune it."""
         self._num_asked = 0
         personalize = server_round == self.config.num_rounds
-        every = self.config.evaluate_every
+        # Without communication, there is nothing to evaluate before every client has trained.
+        every = self.config.evaluate_every if self.config.row.shares else 0
         if not personalize and not (every and server_round % every == 0):
             return []
         self._on_evaluation(personalize)

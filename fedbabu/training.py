@@ -10,6 +10,8 @@ from fedbabu.config import RunConfig
 from fedbabu.data import BatchTransform, Examples
 from fedbabu.models import SplitNetwork
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def train(
     model: SplitNetwork,
@@ -43,6 +45,7 @@ def train(
             # Learning rate zero for the rest: no step moves it, so its gradient is not computed either.
             parameter.requires_grad_(name in rates)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        learning_rates = list(rates.values())
         velocities = [torch.zeros_like(parameter) for parameter in parameters]
 
         def loss_of(batch: tuple[Tensor, Tensor], phase: Phase = phase) -> Tensor:
@@ -55,8 +58,8 @@ def train(
             loss_sum, num_summed = torch.zeros((), device=examples.labels.device), 0
             for rows in _steps(order.split(config.batch_size), phase.batches_per_step):
                 batches = [(transform.augment(examples.images[r], generator), examples.labels[r]) for r in rows]
-                loss, gradients = phase.gradient(loss_of, parameters, batches, learning_rate, config)
-                _sgd_step(parameters, gradients, velocities, list(rates.values()), config.momentum)
+                loss, gradients = phase.gradient(loss_of, parameters, batches, learning_rates, config)
+                _sgd_step(parameters, gradients, velocities, learning_rates, config.momentum)
                 loss_sum += loss * len(rows[-1])
                 num_summed += len(rows[-1])
             yield loss_sum.item() / num_summed

@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Before anything imports the package: no test touches the user's cache, or the network.
 os.environ["FEDBABU_CACHE"] = tempfile.mkdtemp(prefix="fedbabu-cache-")
+os.environ["FEDBABU_STATE"] = tempfile.mkdtemp(prefix="fedbabu-state-")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="fedbabu-hf-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "0"

@@ -57,6 +57,8 @@ class InProcessGrid(Grid):
 def run_server(run_config: dict, **grid_arguments) -> tuple[RunFolder, InProcessGrid]:
     """Run the ServerApp to its end; returns its run folder and the grid with all messages."""
     grid = InProcessGrid(run_config, **grid_arguments)
+    before = {run.path for run in finished_runs(run_config["results-dir"])}
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=run_config)
     server_app.main(grid, context)
-    return finished_runs(run_config["results-dir"])[-1], grid
+    (run,) = (run for run in finished_runs(run_config["results-dir"]) if run.path not in before)
+    return run, grid

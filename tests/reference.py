@@ -89,6 +89,13 @@ class Settings:
     momentum: float
     head_factor: float = 1.0
     blocks: int = 4
+    # The constants of Appendix A.3 and Table 7; those of backbone self-distillation are the project's.
+    mu: float = 0.01
+    lam: float = 0.75
+    beta: float = 1.0
+    weight: float = 1.0
+    temperature: float = 2.0
+    squared: bool = False
 
 
 class Client:
@@ -122,7 +129,7 @@ class Client:
                     theta[name] = theta[name] - rate * velocity[name]
         return theta
 
-    def meta_sgd(self, theta, beta):
+    def meta_sgd(self, theta):
         """First-order MAML: the step is the query batch's gradient after a step on the support batch."""
         s, velocity = self.settings, {name: 0.0 for name in theta}
         for _ in range(s.epochs):
@@ -132,10 +139,11 @@ class Client:
             augmented = [(s.pixels.augmented(self.x[rows], self.generator), self.y[rows]) for rows in chunks]
             for support, query in zip(augmented[::2], augmented[1::2], strict=True):
                 inner = gradient(cross_entropy, dict(theta), list(theta), *support)
-                adapted = {name: (theta[name] - s.rate * inner[name]).detach() for name in theta}
+                rate = {n: s.rate * (s.head_factor if n.startswith("head.") else 1) for n in theta}
+                adapted = {name: (theta[name] - rate[name] * inner[name]).detach() for name in theta}
                 for name, g in gradient(cross_entropy, adapted, list(theta), *query).items():
                     velocity[name] = s.momentum * velocity[name] + g
-                    theta = theta | {name: theta[name] - beta * velocity[name]}
+                    theta = theta | {name: theta[name] - s.beta * rate[name] * velocity[name]}
         return theta
 
 
@@ -143,18 +151,19 @@ def everything(theta):
     return theta
 
 
-def distillation(teacher, weight, temperature):
+def distillation(teacher, s):
     def loss(theta, x, y):
         z, target = features(theta, x), features(teacher, x).detach()
-        log_p, q = F.log_softmax(z / temperature, 1), F.softmax(target / temperature, 1)
-        divergence = (q * (q.log() - log_p)).sum(1).mean() * temperature**2
-        return F.cross_entropy(z @ theta["head.weight"].T + theta["head.bias"], y) + weight * divergence
+        log_p, q = F.log_softmax(z / s.temperature, 1), F.softmax(target / s.temperature, 1)
+        divergence = (q * (q.log() - log_p)).sum(1).mean() * s.temperature**2
+        if s.squared:
+            divergence = ((z - target) ** 2).mean()
+        return F.cross_entropy(z @ theta["head.weight"].T + theta["head.bias"], y) + s.weight * divergence
 
     return loss
 
 
-# What a sampled client does: from the global parameters and its own, to what it sends and what it keeps. The constants
-# are Appendix A.3's and, for backbone self-distillation, the project's.
+# What a sampled client does: from the global parameters and its own, to what it sends and what it keeps.
 LOCAL = {}
 
 
@@ -192,27 +201,29 @@ def fedrep(theta, own, client):
 
 @local
 def per_fedavg(theta, own, client):
-    return client.meta_sgd(theta, beta=client.settings.rate), {}
+    return client.meta_sgd(theta), {}
 
 
 @local
 def ditto(theta, own, client):
-    return client.sgd(theta, everything), client.again().sgd(theta | own, everything, pull=0.75, anchor=theta)
+    return client.sgd(theta, everything), client.again().sgd(
+        theta | own, everything, pull=client.settings.lam, anchor=theta
+    )
 
 
 @local
 def fedprox(theta, own, client):
-    return client.sgd(theta, everything, pull=0.01, anchor=theta), {}
+    return client.sgd(theta, everything, pull=client.settings.mu, anchor=theta), {}
 
 
 @local
 def fedprox_babu(theta, own, client):
-    return body(client.sgd(theta, body, pull=0.01, anchor=theta)), {}
+    return body(client.sgd(theta, body, pull=client.settings.mu, anchor=theta)), {}
 
 
 @local
 def fedbsd(theta, own, client):
-    trained = client.sgd(theta | own, everything, loss=distillation(theta, weight=1.0, temperature=2.0))
+    trained = client.sgd(theta | own, everything, loss=distillation(theta, client.settings))
     return body(trained), trained
 
 

@@ -341,3 +341,15 @@ def test_client_examples_are_the_asked_rows_in_order():
 def test_meta_is_plain_json():
     meta = json.loads((open_dataset("digits").folder / "meta.json").read_text())
     assert meta["name"] == "digits"
+
+
+@pytest.mark.parametrize("num_clients", [1, 7, 40, 150])
+def test_an_iid_test_set_is_spread_evenly(num_clients):
+    dataset = open_dataset("digits")
+    rows = open_partition(dataset, num_clients, 2, 0, iid_test_set=True).rows
+    plain = open_partition(dataset, num_clients, 2, 0).rows
+    assert sorted(np.concatenate(list(rows["test"].values()))) == list(range(300))
+    assert np.ptp([len(own) for own in rows["test"].values()]) <= 1
+    counts = np.stack([np.bincount(dataset.labels["test"][own], minlength=10) for own in rows["test"].values()])
+    assert np.ptp(counts, axis=0).max() <= 1
+    assert all(np.array_equal(rows["train"][client], plain["train"][client]) for client in plain["train"])

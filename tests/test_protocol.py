@@ -6,11 +6,15 @@ import pytest
 import torch
 from flwr.app import MessageType
 from in_process import InProcessGrid, run_server
-from test_algorithms import initial_model
 from test_data import write_folder
 
 from fedbabu.errors import ConfigError
+from fedbabu.models import build_model
 from fedbabu.results import RunFolder
+
+
+def initial_model(run_config):
+    return dict(build_model("FourConvNet", (1, 16, 16), 10, run_config["seed"]).state_dict())
 
 
 def test_fedbabus_head_never_moves_and_never_travels_up(run_config):
@@ -140,6 +144,28 @@ def test_nodes_with_data_of_their_own_are_a_real_federation(run_config, tmp_path
     assert (run.dataset["name"], run.dataset["num-classes"]) == ("own-data", 4)
     for request, _ in grid.of_type(MessageType.TRAIN):
         assert request.content["config"]["clients"] == [request.metadata.dst_node_id - 100]
+
+
+def test_what_an_owner_keeps_stays_in_its_own_folder(run_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "state"))
+    run, _ = run_server(run_config | OWNERS | {"algorithm": "fedper"}, node_configs=owners(tmp_path))
+    assert not (run.path / "clients").exists()
+    kept = sorted((tmp_path / "state" / f"{run.path.name}-1" / "clients").iterdir())
+    assert [path.name for path in kept] == ["0.safetensors", "1.safetensors"]
+
+
+def test_an_owner_that_cannot_keep_anything_says_so_before_training(run_config, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "file" / "state"))
+    with pytest.raises(ConfigError, match=r"\(FEDBABU_STATE\) cannot be written \(.*/file/state: Not a directory\)"):
+        run_server(run_config | OWNERS | {"algorithm": "fedper"}, node_configs=owners(tmp_path))
+
+
+def test_nodes_on_other_machines_cannot_share_what_clients_keep(run_config, monkeypatch):
+    """A node that offers several clients and does not see the run folder would train some with a stale part."""
+    monkeypatch.setattr("fedbabu.client_app.Path.is_dir", lambda path: False)
+    with pytest.raises(RuntimeError, match=r"Nodes that share clients must share the run folder .*'fedper' keeps"):
+        run_server(run_config | {"algorithm": "fedper"}, num_nodes=2)
 
 
 @pytest.mark.parametrize(

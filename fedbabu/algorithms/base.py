@@ -35,11 +35,11 @@ Loss = Callable[[SplitNetwork, SplitNetwork, Batch, "RunConfig"], Tensor]
 """What a step lowers: a scalar of the model in training, the global model as received, a batch and the run config."""
 
 Gradient = Callable[
-    [Callable[[Batch], Tensor], Sequence[nn.Parameter], Sequence[Batch], float, "RunConfig"],
+    [Callable[[Batch], Tensor], Sequence[nn.Parameter], Sequence[Batch], Sequence[float], "RunConfig"],
     tuple[Tensor, Sequence[Tensor]],
 ]
 """What a step follows: from the loss as a function of a batch, the parameters that move, the batches of the step, the
-learning rate and the run config, a loss (scalar, detached) and a gradient for each parameter."""
+learning rate of each parameter and the run config, a loss (scalar, detached) and a gradient for each parameter."""
 
 
 def cross_entropy(model: SplitNetwork, received: SplitNetwork, batch: Batch, config: "RunConfig") -> Tensor:
@@ -52,7 +52,7 @@ def plain_gradient(
     loss: Callable[[Batch], Tensor],
     parameters: Sequence[nn.Parameter],
     batches: Sequence[Batch],
-    learning_rate: float,
+    learning_rates: Sequence[float],
     config: "RunConfig",
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The gradient of the loss on one batch."""
@@ -100,8 +100,8 @@ class Algorithm:
         trains_kept: for a kept model beside the shared one: how that is trained, on the same batches. `trains` then
             starts from the global model alone.
         personalizes: what a client fine-tunes in the final evaluation, in order.
-        continues: whether it goes on from a finished FedAvg model, for a quarter of the rounds and at the last
-            learning rate.
+        continues: the algorithm whose finished run it goes on from, for a quarter of the rounds and at the last
+            learning rate; None to start afresh.
     """
 
     name: str
@@ -110,4 +110,4 @@ class Algorithm:
     keeps: Part = Part.NOTHING
     trains_kept: tuple[Phase, ...] = ()
     personalizes: tuple[Phase, ...] = (Phase(Part.FULL),)
-    continues: bool = False
+    continues: str | None = None

@@ -2,4 +2,4 @@
 
 from fedbabu.algorithms.base import Algorithm, Part, Phase
 
-LG_FEDAVG = Algorithm("lg-fedavg", trains=(Phase(Part.FULL),), shares=Part.HEAD, keeps=Part.BODY, continues=True)
+LG_FEDAVG = Algorithm("lg-fedavg", trains=(Phase(Part.FULL),), shares=Part.HEAD, keeps=Part.BODY, continues="fedavg")

@@ -20,26 +20,24 @@ def first_order_meta_gradient(
     loss: Callable[[Batch], Tensor],
     parameters: Sequence[nn.Parameter],
     batches: Sequence[Batch],
-    learning_rate: float,
+    learning_rates: Sequence[float],
     config: "RunConfig",
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The query batch's gradient after a step α on the support batch, to be followed from the weights before it.
 
-    It is scaled by β/α, so that the step that follows, whose rate is α, has rate β.
+    It is scaled by β/α, so that the step that is taken with it, whose rate is α, has rate β.
     """
     support, query = batches
     support_gradients = torch.autograd.grad(loss(support), parameters)
     with torch.no_grad():
         before = [parameter.clone() for parameter in parameters]
-        for parameter, gradient in zip(parameters, support_gradients, strict=True):
-            parameter.sub_(gradient, alpha=learning_rate)
+        for parameter, gradient, rate in zip(parameters, support_gradients, learning_rates, strict=True):
+            parameter.sub_(gradient, alpha=rate)
     value = loss(query)
-    gradients = torch.autograd.grad(value, parameters)
+    gradients = [gradient * config.per_fedavg_beta for gradient in torch.autograd.grad(value, parameters)]
     with torch.no_grad():
         for parameter, old in zip(parameters, before, strict=True):
             parameter.copy_(old)
-    if config.per_fedavg_beta:
-        gradients = tuple(gradient * (config.per_fedavg_beta / learning_rate) for gradient in gradients)
     return value.detach(), gradients
 
 

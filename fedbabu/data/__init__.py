@@ -2,6 +2,7 @@
 
 from fedbabu.data.cache import ImageDataset, open_dataset
 from fedbabu.data.partition import Partition, open_partition, whole_dataset
+from fedbabu.data.simulation import open_simulated_data
 from fedbabu.data.transforms import BatchTransform, Examples, client_examples
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "client_examples",
     "open_dataset",
     "open_partition",
+    "open_simulated_data",
     "whole_dataset",
 ]

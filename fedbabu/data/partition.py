@@ -45,8 +45,8 @@ def open_partition(
     The training split is sorted by label, cut into num_clients · shards_per_client equal shards, and each client
     gets shards_per_client of them at random (flwr-datasets' ShardPartitioner). The test images of a class go
     to the clients that train on it, in proportion to what they hold of it. With balanced labels this cuts the test
-    split just as the training split is cut. With iid_test_set, every client gets as many test images of every class
-    instead (Appendix J).
+    split just as the training split is cut. With iid_test_set, they are spread evenly over all clients instead, class
+    by class (Appendix J).
 
     Raises:
         ConfigError: if there are more shards than images, or more to a client than there are classes.
@@ -108,15 +108,23 @@ def _shards(
         warnings.simplefilter("ignore", FutureWarning)
         train = [np.asarray(partitioner.load_partition(client)["row"]) for client in range(num_clients)]
     counts = np.stack([np.bincount(labels[rows], minlength=dataset.num_classes) for rows in train])
-    shares = np.ones_like(counts) if iid_test_set else counts
-    return train, _deal(dataset.labels["test"], shares, seed)
+    test = dataset.labels["test"]
+    return train, _spread(test, num_clients, seed) if iid_test_set else _deal(test, counts, seed)
 
 
-def _deal(labels: npt.NDArray[np.int64], shares: Rows, seed: int) -> list[Rows]:
-    """Deal the rows of each class to the clients in proportion to their shares of it, int64 [clients, classes]."""
+def _spread(labels: npt.NDArray[np.int64], num_clients: int, seed: int) -> list[Rows]:
+    """Deal rows to the clients in turn, class after class, so that every class is spread as evenly as can be."""
     rng = numpy_generator(seed, Purpose.PARTITION)
-    dealt: list[list[Rows]] = [[] for _ in shares]
-    for label, counts in enumerate(shares.T):
+    rows = rng.permutation(len(labels))
+    rows = rows[np.argsort(labels[rows], kind="stable")]
+    return [rng.permutation(rows[client::num_clients]) for client in range(num_clients)]
+
+
+def _deal(labels: npt.NDArray[np.int64], train_counts: Rows, seed: int) -> list[Rows]:
+    """Deal the rows of each class to the clients in proportion to train_counts, int64 [clients, classes]."""
+    rng = numpy_generator(seed, Purpose.PARTITION)
+    dealt: list[list[Rows]] = [[] for _ in train_counts]
+    for label, counts in enumerate(train_counts.T):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if counts.any():
             ends = np.round(np.cumsum(counts) * (len(rows) / counts.sum())).astype(int)

@@ -25,7 +25,7 @@ FIXED = {
     "finetune-part": "",
     "proximal-mu": 0.01,
     "ditto-lambda": 0.75,
-    "per-fedavg-beta": 0.0,
+    "per-fedavg-beta": 1.0,
     "server-data-fraction": 0.0,
     "iid-test-set": False,
 }
@@ -58,7 +58,9 @@ def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[st
         return {}
     if any(config[key] != value for key, value in FIXED.items()):
         return {}
-    if bool(config["initial-model"]) != ALGORITHMS[config["algorithm"]].continues:
+    # Only a run folder is known to be the FedAvg run of the same setting.
+    start = config["initial-model"]
+    if bool(start) != bool(ALGORITHMS[config["algorithm"]].continues) or start.endswith(".safetensors"):
         return {}
     cells = {}
     for table in tables():
