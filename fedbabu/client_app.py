@@ -137,8 +137,6 @@ class _Node:
                     f"The SuperNode with data-path = '{own_folder}' has partition-id = {number!r}: it must be its "
                     f"client's number, from 0 to num-clients - 1 = {config.num_clients - 1}."
                 )
-            if config.row.keeps:
-                check_writable(state_dir(), "the folder of what this client keeps (FEDBABU_STATE)")
             dataset = open_dataset(own_folder, config.image_column, config.label_column)
             return cls(
                 config, dataset, whole_dataset(dataset, number, config.seed), [number], context.run_id, owner=True
@@ -176,7 +174,13 @@ class _Node:
         return ClientStore(run / "clients")
 
     def offer(self) -> Offer:
-        """Say what the server needs to know before it can sample clients and build the global model."""
+        """Say what the server needs to know before it can sample clients and build the global model.
+
+        Raises:
+            ConfigError: if the client could not keep anything on its own disk and will have to.
+        """
+        if self.owner and self.config.row.keeps:
+            check_writable(state_dir(), "The folder of what this client keeps (FEDBABU_STATE)")
         rows, labels = self.partition.rows, self.dataset.labels["train"]
         return Offer(
             clients=self.clients,

@@ -3,33 +3,25 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from safetensors import SafetensorError
-from torch import Tensor
 
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.federation import ClientInfo, Federation
+from fedbabu.initial_model import open_initial_model
 from fedbabu.messages import Offer
-from fedbabu.models import SplitNetwork, build_model
 from fedbabu.plots import save_plots
 from fedbabu.report import Progress, final_report
-from fedbabu.results import MODEL_FILE, RunFolder, results_path
+from fedbabu.results import RunFolder, results_path
 from fedbabu.server_data import ServerData
-from fedbabu.storage import check_writable, load_state
+from fedbabu.storage import check_writable
 from fedbabu.strategy import SharedPartFedAvg
 
 NODE_WAIT_SECONDS = 60.0  # without a new node, before the clients found so far are called too few
-# What an algorithm that continues a run must have in common with it.
-CONTINUED = (
-    "algorithm", "model-name", "num-clients", "shards-per-client", "fraction-train", "num-server-rounds",
-    "num-local-epochs", "learning-rate", "momentum", "batch-size", "seed",
-)  # fmt: skip
 
 app = ServerApp()
 
@@ -45,12 +37,7 @@ def main(grid: Grid, context: Context) -> None:
             flush=True,
         )
         federation = discover(grid, config)
-        model = build_model(
-            config.model_name, federation.image_shape, federation.num_classes, config.seed, config.head_init
-        )
-        _check_blocks(model, config)
-        if config.initial_model:
-            model.load_state_dict(_initial_state(model, config))
+        model = open_initial_model(config, federation)
         initial_model = {name: value.clone() for name, value in model.state_dict().items()}
         server_data = ServerData.open(config, federation, model) if config.server_trains else None
         run = RunFolder.create(config, federation)
@@ -77,51 +64,6 @@ def main(grid: Grid, context: Context) -> None:
         run.write_summary()
         save_plots(run)
         print(final_report(run), flush=True)
-
-
-def _check_blocks(model: SplitNetwork, config: RunConfig) -> None:
-    blocks = len(model.blocks)
-    if config.trained_blocks > blocks:
-        raise ConfigError(
-            f"trained-blocks = {config.trained_blocks} is more than the body of {config.model_name} has: it must be "
-            f"from 1 to {blocks}, or 0 for all."
-        )
-
-
-def _initial_state(model: SplitNetwork, config: RunConfig) -> dict[str, Tensor]:
-    """The state dict that training starts from.
-
-    Raises:
-        ConfigError: if there is no such file, or it is no state dict of this network, or an algorithm that continues a
-            run is given one of another setting.
-    """
-    path = Path(config.initial_model).expanduser().absolute()
-    given = f"initial-model = '{config.initial_model}'"
-    try:
-        if path.is_dir() and config.row.continues:
-            _check_continued(RunFolder(path), config, given)
-        state = load_state(path / MODEL_FILE if path.is_dir() else path)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"{given} cannot be read ({error}): it must be the folder of a finished run or a safetensors file."
-        ) from error
-    shapes, needed = ({name: tuple(v.shape) for name, v in s.items()} for s in (state, model.state_dict()))
-    for name in sorted(shapes.keys() | needed.keys()):
-        its, ours = (sizes.get(name, "missing") for sizes in (shapes, needed))
-        if its != ours:
-            raise ConfigError(f"{given} is of another network: its {name} is {its}, this run's is {ours}.")
-    return state
-
-
-def _check_continued(run: RunFolder, config: RunConfig, given: str) -> None:
-    """Refuse to continue a run of another algorithm or setting, which would no longer be one experiment."""
-    ours = config.to_flower() | {"algorithm": config.row.continues}
-    for key in CONTINUED:
-        if run.config[key] != ours[key]:
-            raise ConfigError(
-                f"{given} is a run with {key} = {run.config[key]!r}, but '{config.algorithm}' continues one with "
-                f"{ours[key]!r}: give such a run, or its model.safetensors to continue it all the same."
-            )
 
 
 def discover(grid: Grid, config: RunConfig) -> Federation:

@@ -389,7 +389,7 @@ def test_lg_fedavg_continues_no_run_of_another_setting(run_config, keys, sentenc
     run, _ = run_server(config | keys)
     with pytest.raises(ConfigError) as error:
         run_server(config | {"algorithm": "lg-fedavg", "initial-model": str(run.path)})
-    assert sentence in str(error.value)
+    assert str(error.value).startswith(f"initial-model = '{run.path}' {sentence}")
     run_server(config | {"algorithm": "lg-fedavg", "initial-model": str(run.path / "model.safetensors")})
 
 

@@ -157,7 +157,9 @@ def test_what_an_owner_keeps_stays_in_its_own_folder(run_config, tmp_path, monke
 def test_an_owner_that_cannot_keep_anything_says_so_before_training(run_config, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "file" / "state"))
-    with pytest.raises(ConfigError, match=r"\(FEDBABU_STATE\) cannot be written \(.*/file/state: Not a directory\)"):
+    with pytest.raises(
+        ConfigError, match=r"keeps \(FEDBABU_STATE\) cannot be written \(.*/file/state: Not a directory\)"
+    ):
         run_server(run_config | OWNERS | {"algorithm": "fedper"}, node_configs=owners(tmp_path))
 
 
