@@ -67,7 +67,7 @@ class RunConfig:
     )
     learning_rate: float = _key(
         "the first learning rate; a tenth of it after half of the rounds, a hundredth after three quarters; "
-        "LG-FedAvg goes on at the last",
+        "LG-FedAvg starts at a hundredth",
         _POSITIVE,
     )
     momentum: float = _key("SGD's momentum", ("a number in [0, 1)", lambda value: 0 <= value < 1))
@@ -187,10 +187,11 @@ class RunConfig:
         """The learning rate of a round of training, counted from 1 (Section 3).
 
         It is divided by ten once half, and again once three quarters, of the rounds are done. An algorithm that
-        continues a finished run goes on at the last rate.
+        continues a finished run starts at a hundredth of it (0.001 in Appendix A.3), with as many decays in its rounds.
         """
-        done = (self.num_server_rounds if ALGORITHMS[self.algorithm].continues else training_round) - 1
-        decays = (2 * done >= self.num_server_rounds) + (4 * done >= 3 * self.num_server_rounds)
+        continues = ALGORITHMS[self.algorithm].continues
+        done, rounds = training_round - 1, self.num_rounds if continues else self.num_server_rounds
+        decays = (2 * done >= rounds) + (4 * done >= 3 * rounds) + (2 if continues else 0)
         return self.learning_rate / 10**decays
 
     @property
@@ -204,7 +205,7 @@ class RunConfig:
     @property
     def finetune_learning_rate(self) -> float:
         """The learning rate of fine-tuning: that of the last round, as in the paper's official code."""
-        return self.learning_rate_of(self.num_server_rounds)
+        return self.learning_rate_of(self.local_rounds(self.num_rounds)[-1])
 
 
 def _check_together(config: RunConfig) -> None:

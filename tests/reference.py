@@ -232,7 +232,7 @@ def decayed(rate, k, rounds):
     return rate * (0.1 if (k - 1) >= rounds / 2 else 1) * (0.1 if (k - 1) >= rounds * 3 / 4 else 1)
 
 
-def federated(algorithm, theta, clients, settings, *, rounds, fraction, seed, schedule=None, server=None):
+def federated(algorithm, theta, clients, settings, *, rounds, fraction, seed, server=None):
     """Algorithm 1 with any local work; clients: {id: (x, y)}.
 
     `server`, (x, y, moves), is what the server trains on for an epoch after each aggregation. Returns the global
@@ -240,7 +240,7 @@ def federated(algorithm, theta, clients, settings, *, rounds, fraction, seed, sc
     """
     history, kept = [], {}
     for k in range(1, rounds + 1):
-        s = replace(settings, rate=(schedule or decayed)(settings.rate, k, rounds))
+        s = replace(settings, rate=decayed(settings.rate, k, rounds))
         sampled, total = [], {}
         if fraction:
             m = max(int(fraction * len(clients)), 1)

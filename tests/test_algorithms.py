@@ -111,14 +111,13 @@ def test_a_flower_run_matches_the_plain_pytorch_reference(run_config, tmp_path, 
 
     clients, pixels = client_data(config)
     settings = settings_of(config, pixels)
+    if algorithm == "lg-fedavg":
+        settings = replace(settings, rate=0.001)
     training = {client: train for client, (train, _) in clients.items()}
     if algorithm == "local-only":
         history, kept = [theta] * 4, reference.local_only(theta, training, settings, rounds=4, seed=7)
     else:
-        schedule = (lambda rate, k, rounds: rate / 100) if algorithm == "lg-fedavg" else None
-        history, kept = reference.federated(
-            algorithm, theta, training, settings, rounds=4, fraction=0.25, seed=7, schedule=schedule
-        )
+        history, kept = reference.federated(algorithm, theta, training, settings, rounds=4, fraction=0.25, seed=7)
         assert 0 < len(kept) < 8 or not ALGORITHMS[algorithm].keeps
 
     assert_same(run.model(), history[-1])
@@ -136,7 +135,7 @@ def test_a_flower_run_matches_the_plain_pytorch_reference(run_config, tmp_path, 
     for row in run.clients:
         (x, y), (x_test, y_test) = clients[row["client"]]
         test, theta = (pixels.plain(x_test), y_test), final[row["client"]]
-        tuning = replace(settings, rate=0.001)
+        tuning = replace(settings, rate=settings.rate / 100)
         client = reference.Client(x, y, tuning, 7, reference.FINE_TUNING, 4, row["client"])
         tuned = reference.fine_tuned(algorithm, theta, client, 2)
         accuracy, loss = zip(*(reference.score(theta, *test) for theta in tuned), strict=True)
@@ -367,11 +366,11 @@ def test_a_toy_twelfth_algorithm_is_one_declaration(run_config, monkeypatch):
     assert all(len(row["accuracy"]) == 3 for row in run.clients)
 
 
-def test_lg_fedavg_continues_a_finished_run_for_a_quarter_of_its_rounds_at_its_last_rate(run_config):
-    config = run_config | {"num-server-rounds": 8, "num-local-epochs": 1, "evaluate-every": 0}
+def test_lg_fedavg_continues_a_finished_run_for_a_quarter_of_its_rounds_from_a_hundredth_of_its_rate(run_config):
+    config = run_config | {"num-server-rounds": 16, "num-local-epochs": 1, "evaluate-every": 0}
     fedavg, _ = run_server(config | {"algorithm": "fedavg"})
     run, _ = run_server(config | {"algorithm": "lg-fedavg", "initial-model": str(fedavg.path)})
-    assert [record["learning-rate"] for record in run.rounds] == pytest.approx([0.001, 0.001])
+    assert [record["learning-rate"] for record in run.rounds] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
     body = {name: value for name, value in fedavg.model().items() if name.startswith("body.")}
     assert all(torch.equal(value, run.model()[name]) for name, value in body.items())
     assert not torch.equal(run.model()["head.weight"], fedavg.model()["head.weight"])

@@ -100,8 +100,8 @@ class Algorithm:
         trains_kept: for a kept model beside the shared one: how that is trained, on the same batches. `trains` then
             starts from the global model alone.
         personalizes: what a client fine-tunes in the final evaluation, in order.
-        continues: the algorithm whose finished run it goes on from, for a quarter of the rounds and at the last
-            learning rate; None to start afresh.
+        continues: the algorithm whose finished run it goes on from, for a quarter of the rounds and from a hundredth of
+            the learning rate; None to start afresh.
     """
 
     name: str
