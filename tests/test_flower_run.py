@@ -112,7 +112,7 @@ def test_every_algorithm_runs_the_quickstart(flower, quickstart, tmp_path, algor
     """A fifth of its rounds, that is; LG-FedAvg goes on from what the quickstart ended with."""
     keys = {"num_server_rounds": 4}
     if ALGORITHMS[algorithm].continues:
-        keys["initial_model"] = str(quickstart[0].path)
+        keys["initial_model"] = str(quickstart[0].path / "model.safetensors")
     run, output = run_quickstart(flower, tmp_path, algorithm=algorithm, **keys)
     assert run.config["algorithm"] == algorithm
     assert len(run.clients) == 20
