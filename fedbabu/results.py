@@ -202,13 +202,15 @@ def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
     """
     newest: dict[str, RunFolder] = {}
     for run in reversed(runs):
-        if _setting(run) == _setting(runs[-1]):
+        if _same_setting(run, runs[-1]):
             newest.setdefault(run.config["algorithm"], run)
     return [newest[algorithm] for algorithm in sorted(newest)]
 
 
-def _setting(run: RunFolder) -> Record:
-    return {key: value for key, value in run.config.items() if key not in APART} | run.dataset
+def _same_setting(run: RunFolder, other: RunFolder) -> bool:
+    """Whether two runs may be compared. A key that one of them does not know, being older, tells nothing."""
+    one, two = run.config, other.config
+    return run.dataset == other.dataset and all(one[key] == two[key] for key in (one.keys() & two.keys()) - APART)
 
 
 def _version(package: str) -> str:
