@@ -66,7 +66,7 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
         axes.scatter([], [], s=20, color=color, label=_label(run))
     axes.set_xticks(range(len(METRICS)), [TITLES[metric] for metric in METRICS])
     axes.set(ylabel="Accuracy of a client (%)", ylim=(-3, 110 if len(runs) < 3 else 130), yticks=range(0, 101, 20))
-    figure.legend(loc="outside lower center", ncols=min(len(runs), 3 if len(runs) < 9 else 4), frameon=False)
+    figure.legend(loc="outside lower center", ncols=_columns(runs), frameon=False)
     return figure
 
 
@@ -109,7 +109,7 @@ def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
             axes.errorbar([], [], fmt="o", color=color, mfc="white", alpha=0.5, label=label)
     axes.set_xticks(range(len(METRICS)), [TITLES[metric] for metric in METRICS])
     axes.set(ylabel="Accuracy, mean ± std over clients (%)", ylim=(0, 105))
-    figure.legend(loc="outside lower center", ncols=2 if len(runs) < 4 else 3 if len(runs) < 9 else 4, frameon=False)
+    figure.legend(loc="outside lower center", ncols=_columns(runs), frameon=False)
     return figure
 
 
@@ -128,6 +128,11 @@ def _legend(axes: Axes, runs: Sequence[RunFolder]) -> None:
         axes.legend(frameon=False, loc="lower right")
     else:  # too many to leave room among the lines
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _columns(runs: Sequence[RunFolder]) -> int:
+    """Of a legend below the axes, as many as the figure is wide."""
+    return 2 if len(runs) < 4 else 3 if len(runs) < 9 else 4
 
 
 def _title(run: RunFolder) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from fedbabu.algorithms import Phase
+from fedbabu.algorithms import Phase, Step
 from fedbabu.config import RunConfig
 from fedbabu.data import BatchTransform, Examples
 from fedbabu.models import SplitNetwork
@@ -40,12 +40,11 @@ def train(
         learning_rate: of SGD.
     """
     for phase in phases:
-        rates = _learning_rates(model, phase, learning_rate)
-        for name, parameter in model.named_parameters():
+        named, rates = dict(model.named_parameters()), _learning_rates(model, phase, learning_rate)
+        for name, parameter in named.items():
             # Learning rate zero for the rest: no step moves it, so its gradient is not computed either.
             parameter.requires_grad_(name in rates)
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        learning_rates = list(rates.values())
+        parameters, learning_rates = [named[name] for name in rates], list(rates.values())
         velocities = [torch.zeros_like(parameter) for parameter in parameters]
 
         def loss_of(batch: tuple[Tensor, Tensor], phase: Phase = phase) -> Tensor:
@@ -58,7 +57,7 @@ def train(
             loss_sum, num_summed = torch.zeros((), device=examples.labels.device), 0
             for rows in _steps(order.split(config.batch_size), phase.batches_per_step):
                 batches = [(transform.augment(examples.images[r], generator), examples.labels[r]) for r in rows]
-                loss, gradients = phase.gradient(loss_of, parameters, batches, learning_rates, config)
+                loss, gradients = phase.gradient(Step(loss_of, parameters, learning_rates, batches, config))
                 _sgd_step(parameters, gradients, velocities, learning_rates, config.momentum)
                 loss_sum += loss * len(rows[-1])
                 num_summed += len(rows[-1])

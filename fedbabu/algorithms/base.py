@@ -34,13 +34,6 @@ Batch = tuple[Tensor, Tensor]
 Loss = Callable[[SplitNetwork, SplitNetwork, Batch, "RunConfig"], Tensor]
 """What a step lowers: a scalar of the model in training, the global model as received, a batch and the run config."""
 
-Gradient = Callable[
-    [Callable[[Batch], Tensor], Sequence[nn.Parameter], Sequence[Batch], Sequence[float], "RunConfig"],
-    tuple[Tensor, Sequence[Tensor]],
-]
-"""What a step follows: from the loss as a function of a batch, the parameters that move, the batches of the step, the
-learning rate of each parameter and the run config, a loss (scalar, detached) and a gradient for each parameter."""
-
 
 def cross_entropy(model: SplitNetwork, received: SplitNetwork, batch: Batch, config: "RunConfig") -> Tensor:
     """The mean cross-entropy of a batch."""
@@ -48,17 +41,34 @@ def cross_entropy(model: SplitNetwork, received: SplitNetwork, batch: Batch, con
     return F.cross_entropy(model(images), labels)
 
 
-def plain_gradient(
-    loss: Callable[[Batch], Tensor],
-    parameters: Sequence[nn.Parameter],
-    batches: Sequence[Batch],
-    learning_rates: Sequence[float],
-    config: "RunConfig",
-) -> tuple[Tensor, Sequence[Tensor]]:
+@dataclass(frozen=True)
+class Step:
+    """What the gradient of one step is made of.
+
+    Attributes:
+        loss: a scalar, of a batch.
+        parameters: those that move.
+        learning_rates: of each of them.
+        batches: as many as the phase asks for.
+        config: the run config.
+    """
+
+    loss: Callable[[Batch], Tensor]
+    parameters: Sequence[nn.Parameter]
+    learning_rates: Sequence[float]
+    batches: Sequence[Batch]
+    config: "RunConfig"
+
+
+Gradient = Callable[[Step], tuple[Tensor, Sequence[Tensor]]]
+"""What a step follows: a loss to report (scalar, detached) and a gradient for each parameter."""
+
+
+def plain_gradient(step: Step) -> tuple[Tensor, Sequence[Tensor]]:
     """The gradient of the loss on one batch."""
-    (batch,) = batches
-    value = loss(batch)
-    return value.detach(), torch.autograd.grad(value, parameters)
+    (batch,) = step.batches
+    loss = step.loss(batch)
+    return loss.detach(), torch.autograd.grad(loss, step.parameters)
 
 
 @dataclass(frozen=True)

@@ -4,41 +4,32 @@ Each step takes two batches, support and query; where an epoch has an odd number
 the epoch's first as its query. The support step is a plain one, and momentum is the query steps'.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedbabu.algorithms.base import Algorithm, Batch, Part, Phase
-
-if TYPE_CHECKING:
-    from fedbabu.config import RunConfig
+from fedbabu.algorithms.base import Algorithm, Part, Phase, Step
 
 
-def first_order_meta_gradient(
-    loss: Callable[[Batch], Tensor],
-    parameters: Sequence[nn.Parameter],
-    batches: Sequence[Batch],
-    learning_rates: Sequence[float],
-    config: "RunConfig",
-) -> tuple[Tensor, Sequence[Tensor]]:
+def first_order_meta_gradient(step: Step) -> tuple[Tensor, Sequence[Tensor]]:
     """The query batch's gradient after a step α on the support batch, to be followed from the weights before it.
 
     It is scaled by β/α, so that the step that is taken with it, whose rate is α, has rate β.
     """
-    support, query = batches
-    support_gradients = torch.autograd.grad(loss(support), parameters)
+    support, query = step.batches
+    support_gradients = torch.autograd.grad(step.loss(support), step.parameters)
+    before = [parameter.detach().clone() for parameter in step.parameters]
     with torch.no_grad():
-        before = [parameter.clone() for parameter in parameters]
-        for parameter, gradient, rate in zip(parameters, support_gradients, learning_rates, strict=True):
+        for parameter, gradient, rate in zip(step.parameters, support_gradients, step.learning_rates, strict=True):
             parameter.sub_(gradient, alpha=rate)
-    value = loss(query)
-    gradients = [gradient * config.per_fedavg_beta for gradient in torch.autograd.grad(value, parameters)]
+    loss = step.loss(query)
+    beta = step.config.per_fedavg_beta
+    gradients = [gradient * beta for gradient in torch.autograd.grad(loss, step.parameters)]
     with torch.no_grad():
-        for parameter, old in zip(parameters, before, strict=True):
+        for parameter, old in zip(step.parameters, before, strict=True):
             parameter.copy_(old)
-    return value.detach(), gradients
+    return loss.detach(), gradients
 
 
 PER_FEDAVG = Algorithm(
