@@ -88,7 +88,7 @@ def features(model: SplitNetwork, examples: Examples, transform: BatchTransform)
     """
     model.eval()
     batches = examples.images.tensor_split(-(-len(examples) // BATCH_SIZE))
-    return torch.cat([model.body(transform.normalize(batch)) for batch in batches])
+    return torch.cat([model.features(transform.normalize(batch)) for batch in batches])
 
 
 def class_templates(train_features: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -24,9 +24,8 @@ def open_initial_model(config: RunConfig, federation: Federation) -> SplitNetwor
     """The network that training starts from.
 
     Raises:
-        ConfigError: if the images are too small for it, or it has fewer blocks than shall be trained, or
-            `initial-model` is no state dict of this network, or is a run of another setting given to an algorithm
-            that continues runs.
+        ConfigError: if it has fewer blocks than shall be trained, or if `initial-model` is no state dict of
+            this network, or is a run of another setting given to an algorithm that continues runs.
     """
     shape, num_classes = federation.image_shape, federation.num_classes
     model = build_model(config.model_name, shape, num_classes, config.seed, config.head_init)

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from fedbabu.config import RunConfig
 from fedbabu.federation import Federation
+from fedbabu.models import SplitNetwork
 from fedbabu.results import RunFolder
 
 # A forward pass costs about a third of a training step; only the estimate of the time left depends on it.
@@ -44,7 +44,7 @@ class Progress:
             config.num_finetune_epochs if p.epochs is None else p.epochs for p in row.personalizes
         )
 
-    def start(self, model: nn.Module, path: Path) -> None:
+    def start(self, model: SplitNetwork, path: Path) -> None:
         """Say what is about to run, where, and where its results go."""
         config, federation = self.config, self.federation
         train, test = (
@@ -52,10 +52,12 @@ class Progress:
         )
         holdings = "data of their own" if federation.owners else f"{config.shards_per_client} shards each"
         parameters = sum(parameter.numel() for parameter in model.parameters())
+        (_, *given), (_, *taken) = federation.image_shape, model.image_shape
+        enlarged = f", images enlarged from {given[0]}×{given[1]} to {taken[0]}×{taken[1]}" if given != taken else ""
         _say(
             f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients with {holdings}, "
             f"{train} training and {test} test images\n"
-            f"{config.model_name}: {parameters:,} parameters; {self._rounds()} on {federation.num_nodes} "
+            f"{config.model_name}: {parameters:,} parameters{enlarged}; {self._rounds()} on {federation.num_nodes} "
             f"SuperNodes ({', '.join(federation.devices)})\n"
             f"Run folder: {path}"
         )

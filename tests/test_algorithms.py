@@ -348,7 +348,7 @@ def test_a_toy_twelfth_algorithm_is_one_declaration(run_config, monkeypatch):
 
     def small_features(model, received, batch, config):
         images, labels = batch
-        features = model.body(images)
+        features = model.features(images)
         return torch.nn.functional.cross_entropy(model.head(features), labels) + features.square().mean()
 
     toy = Algorithm(

@@ -31,7 +31,7 @@ def test_learning_rate_of_few_rounds(rounds, expected):
     ("key", "value", "allowed"),
     [
         ("algorithm", "fedbaboon", "'fedavg' or 'fedbabu' or 'fedper' or"),
-        ("model-name", "ResNet", "'FourConvNet' or 'MobileNet'"),
+        ("model-name", "ResNet", "'ThreeConvNet' or 'FourConvNet' or 'MobileNet' or 'ResNet10' or"),
         ("dataset", "", "text that is not empty"),
         ("num-clients", 0, "an integer of at least 1"),
         ("num-clients", 2.5, "an integer of at least 1"),

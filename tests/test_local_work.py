@@ -100,10 +100,10 @@ def test_up_to_128_images_are_evaluated_in_one_batch(model):
     """BatchNorm ties a batch together, so the batches of an evaluation are part of its definition."""
     data = examples(128)
     with torch.no_grad():
-        torch.testing.assert_close(features(model, data, TRANSFORM), model.body(TRANSFORM.normalize(data.images)))
+        torch.testing.assert_close(features(model, data, TRANSFORM), model.features(TRANSFORM.normalize(data.images)))
     data = examples(129)
     with torch.no_grad():
-        halves = [model.body(TRANSFORM.normalize(data.images[part])) for part in (slice(65), slice(65, None))]
+        halves = [model.features(TRANSFORM.normalize(data.images[part])) for part in (slice(65), slice(65, None))]
     torch.testing.assert_close(features(model, data, TRANSFORM), torch.cat(halves))
 
 

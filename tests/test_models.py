@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
+from torchvision.transforms.v2 import functional as tvf
 
 from fedbabu.algorithms import Part
-from fedbabu.errors import ConfigError
 from fedbabu.models import HEAD_INITS, MODELS, build_model
+from fedbabu.models.base import batch_norm
 
 
 @pytest.mark.parametrize(
@@ -15,13 +17,46 @@ from fedbabu.models import HEAD_INITS, MODELS, build_model
     [
         # Appendix A.1: 4 convolutions of 64 with bias, 4 BatchNorms, Linear(256, classes).
         ("FourConvNet", 10, (3 * 9 + 1) * 64 + 3 * (64 * 9 + 1) * 64 + 4 * 128 + 257 * 10),
-        ("MobileNet", 10, 3_217_226),  # the network for 32×32 images that the paper's footnote 10 names
+        # The networks for 32×32 images that the paper's footnote 10 names.
+        ("MobileNet", 10, 3_217_226),
         ("MobileNet", 100, 3_217_226 + 90 * 1025),
+        ("ResNet18", 10, 11_173_962),
+        ("ResNet50", 10, 23_520_842),
+        ("ResNet50", 100, 23_520_842 + 90 * 2049),
+        # ResNet18 without the second residual block of each width: twice 3×3 of w × w, and two BatchNorms.
+        ("ResNet10", 10, 11_173_962 - sum(2 * 9 * w**2 + 4 * w for w in (64, 128, 256, 512))),
     ],
 )
 def test_parameter_counts(name, num_classes, parameters):
     model = build_model(name, (3, 32, 32), num_classes, seed=0)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_three_conv_net_is_the_papers():
+    model = build_model("ThreeConvNet", (1, 28, 28), 62, seed=0)
+    assert model.head.in_features == 576  # Appendix A.1
+    assert sum(p.numel() for p in model.parameters()) == 640 + 2 * (64 * 9 + 1) * 64 + 3 * 128 + 577 * 62
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("ResNet18", [2, 2, 2, 2]), ("ResNet50", [3, 4, 6, 3])])
+def test_res_nets_are_torchvisions_with_a_small_stem(name, blocks):
+    """torchvision's own network, given our stem and our parameters, computes the same."""
+    model = build_model(name, (3, 32, 32), 10, seed=0)
+    theirs = getattr(torchvision.models, name.lower())(num_classes=10, norm_layer=batch_norm)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    assert [len(layer) for layer in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4)] == blocks
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), model.state_dict().values(), strict=True)))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), theirs.to(memory_format=torch.channels_last)(images))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_convolutions_start_as_pytorchs_default(name):
+    for module in build_model(name, (3, 32, 32), 10, seed=0).modules():
+        if isinstance(module, nn.Conv2d):
+            bound = 1 / (module.weight[0].numel()) ** 0.5  # He uniform with a = √5
+            assert 0.9 * bound < module.weight.abs().max() <= bound
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -68,9 +103,24 @@ def test_the_seed_decides_the_parameters_and_leaves_other_randomness_alone(name)
     assert not torch.equal(one.head.weight, other.head.weight)
 
 
-def test_images_that_are_too_small():
-    with pytest.raises(ConfigError, match=r"'FourConvNet' needs images of at least 16×16 pixels, .* are 8×20"):
-        build_model("FourConvNet", (1, 8, 20), 10, seed=0)
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [
+        ("MobileNet", (1, 28, 28), (1, 32, 32)),
+        ("MobileNet", (3, 32, 40), (3, 32, 40)),
+        ("ResNet10", (1, 16, 24), (1, 32, 48)),
+        ("FourConvNet", (1, 8, 20), (1, 16, 40)),
+        ("FourConvNet", (3, 28, 28), (3, 28, 28)),
+        ("ThreeConvNet", (1, 28, 28), (1, 28, 28)),
+    ],
+)
+def test_small_images_are_enlarged_to_what_the_network_takes(name, given, taken):
+    model = build_model(name, given, 10, seed=0)
+    assert model.image_shape == taken
+    images = torch.rand(2, *given)
+    bigger = tvf.resize(images, taken[1:], antialias=False)
+    torch.testing.assert_close(model(images), model(bigger))
+    assert model.features(images).shape == (2, model.head.in_features)
 
 
 def similarity_of_rows(weight):
@@ -104,7 +154,10 @@ def test_head_initializations(name):
         assert weight.std() == pytest.approx(2**0.5 * (2 / 266) ** 0.5, rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("FourConvNet", 4), ("MobileNet", 14)])
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("ThreeConvNet", 3), ("FourConvNet", 4), ("MobileNet", 14), ("ResNet10", 5), ("ResNet18", 9), ("ResNet50", 17)],
+)
 def test_blocks_are_all_of_the_body(name, blocks):
     model = build_model(name, (3, 32, 32), 10, seed=0)
     assert len(model.blocks) == blocks

@@ -228,7 +228,6 @@ def test_the_report_shows_the_papers_cells_beside_ours(finished, monkeypatch):
         ({"num-clients": 5000}, "num-clients = 5000 with shards-per-client = 2 needs 10000 shards"),
         ({"dataset": "cifar10"}, "The Hub cannot be reached"),
         ({"label-column": "kind"}, "has no label-column = 'kind': the train split's columns are image, label."),
-        ({"model-name": "MobileNet"}, "'MobileNet' needs images of at least 32×32 pixels"),
     ],
 )
 def test_bad_input_ends_the_run_before_anything_is_written(run_config, change, sentence):

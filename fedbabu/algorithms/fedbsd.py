@@ -32,9 +32,9 @@ def divergence(student: Tensor, teacher: Tensor, config: "RunConfig") -> Tensor:
 def self_distillation(model: SplitNetwork, received: SplitNetwork, batch: Batch, config: "RunConfig") -> Tensor:
     """Cross-entropy + weight · divergence between the features of the local and of the received body."""
     images, labels = batch
-    features = model.body(images)
+    features = model.features(images)
     with torch.no_grad():
-        teacher = received.body(images)
+        teacher = received.features(images)
     return F.cross_entropy(model.head(features), labels) + config.distillation_weight * divergence(
         features, teacher, config
     )

@@ -2,13 +2,15 @@
 
 import torch
 
-from fedbabu.errors import ConfigError
 from fedbabu.models.base import ImageShape, SplitNetwork
-from fedbabu.models.four_conv_net import FourConvNet
+from fedbabu.models.conv_nets import FourConvNet, ThreeConvNet
 from fedbabu.models.head_init import HEAD_INITS
 from fedbabu.models.mobile_net import MobileNet
+from fedbabu.models.res_nets import ResNet10, ResNet18, ResNet50
 
-MODELS: dict[str, type[SplitNetwork]] = {"FourConvNet": FourConvNet, "MobileNet": MobileNet}
+MODELS: dict[str, type[SplitNetwork]] = {
+    network.__name__: network for network in (ThreeConvNet, FourConvNet, MobileNet, ResNet10, ResNet18, ResNet50)
+}
 
 
 def build_model(name: str, image_shape: ImageShape, num_classes: int, seed: int, head_init: str = "he") -> SplitNetwork:
@@ -16,23 +18,14 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int, seed: int,
 
     Args:
         name: a key of MODELS.
-        image_shape: channels, height and width of the input.
+        image_shape: channels, height and width of the images; those too small for the network are enlarged.
         num_classes: width of the head.
         seed: of the initialization; the body's is PyTorch's default, He uniform (Appendix B).
         head_init: a key of HEAD_INITS; whatever it is, the body is the same.
-
-    Raises:
-        ConfigError: if the images are too small for the network.
     """
-    network = MODELS[name]
-    if min(image_shape[1:]) < network.min_size:
-        raise ConfigError(
-            f"model-name = '{name}' needs images of at least {network.min_size}×{network.min_size} pixels, "
-            f"but this dataset's are {image_shape[1]}×{image_shape[2]}."
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = network(image_shape, num_classes)
+        model = MODELS[name](image_shape, num_classes)
         HEAD_INITS[head_init](model.head.weight)
         return model.to(memory_format=torch.channels_last)
 

@@ -16,7 +16,7 @@ class MobileNet(SplitNetwork):
 
     min_size = 32
 
-    def build_body(self, image_shape: ImageShape) -> tuple[nn.Module, int]:
+    def build_body(self, image_shape: ImageShape) -> tuple[nn.Sequential, int]:
         """The stem and the thirteen blocks; any image ends as 1024 features."""
         blocks = [
             nn.Sequential(
