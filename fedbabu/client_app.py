@@ -23,6 +23,7 @@ from fedbabu.data import (
     ImageDataset,
     Partition,
     client_examples,
+    data_spec,
     open_dataset,
     open_simulated_data,
     whole_dataset,
@@ -137,7 +138,7 @@ class _Node:
                     f"The SuperNode with data-path = '{own_folder}' has partition-id = {number!r}: it must be its "
                     f"client's number, from 0 to num-clients - 1 = {config.num_clients - 1}."
                 )
-            dataset = open_dataset(own_folder, config.image_column, config.label_column)
+            dataset = open_dataset(data_spec(config, own_folder))
             return cls(
                 config, dataset, whole_dataset(dataset, number, config.seed), [number], context.run_id, owner=True
             )

@@ -5,13 +5,17 @@ Defaults are in pyproject.toml, where Flower wants them. `python -m fedbabu.conf
 
 import difflib
 import math
+import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
+from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError
 from fedbabu.models import HEAD_INITS, MODELS
+from fedbabu.partitions import PARTITIONS
 
 VISITS = 10  # rounds in which all clients are visited once, if they never communicate; only for a line now and then
 
@@ -45,13 +49,29 @@ class RunConfig:
     algorithm: str = _key("which parts are trained, shared, kept and fine-tuned", _one_of(ALGORITHMS))
     model_name: str = _key("the network", _one_of(MODELS))
     dataset: str = _key(
-        "`cifar10`, `cifar100`, `digits`, the id of a dataset on the Hub, or a local folder of parquet files",
+        f"{', '.join(f'`{name}`' for name in KNOWN_DATASETS)}, the id of a dataset on the Hub, or a local folder of "
+        "parquet files or of images",
         _NONEMPTY,
     )
     image_column: str = _key("the column with the images; empty for a known dataset's own", _TEXT)
     label_column: str = _key("the column with the labels; empty for a known dataset's own", _TEXT)
+    client_column: str = _key(
+        "the column that says whose an image is, for partition = 'natural'; empty for a known dataset's own", _TEXT
+    )
+    test_fraction: float = _key(
+        "the fraction of the training split that is held out to test on; 0 to take the dataset's test split, or, for "
+        "emnist, which has none, a tenth",
+        ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    )
+    partition: str = _key("how the training images become clients", _one_of(PARTITIONS))
     num_clients: int = _key("N, the number of clients", _at_least(1))
-    shards_per_client: int = _key("s, the shards of one class each that a client holds", _at_least(1))
+    shards_per_client: int = _key(
+        "s, the shards of one class each that a client holds, for partition = 'shards'", _at_least(1)
+    )
+    num_classes_per_client: int = _key("the classes that a client holds, for partition = 'classes'", _at_least(1))
+    dirichlet_beta: float = _key(
+        "β, for partition = 'dirichlet' (Table 18); the smaller, the more the clients differ", _POSITIVE
+    )
     fraction_train: float = _key(
         "f, the fraction of clients sampled in a round; 0 for centralized training, on the server alone",
         ("a number in [0, 1]", lambda value: 0 <= value <= 1),
@@ -278,13 +298,11 @@ def _toml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _main() -> None:
-    import tomllib
-    from pathlib import Path
-
+def default_run_config() -> dict[str, Any]:
+    """The run config of pyproject.toml, under Flower's key names."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    print(markdown_table(project["tool"]["flwr"]["app"]["config"]))
+    return project["tool"]["flwr"]["app"]["config"]
 
 
 if __name__ == "__main__":
-    _main()
+    print(markdown_table(default_run_config()))

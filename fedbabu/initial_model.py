@@ -10,13 +10,14 @@ from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.federation import Federation
 from fedbabu.models import SplitNetwork, build_model
+from fedbabu.partitions import PARTITIONS
 from fedbabu.results import MODEL_FILE, RunFolder
 from fedbabu.storage import load_state
 
 # What an algorithm that continues a run must have in common with it.
 CONTINUED = (
-    "algorithm", "model-name", "num-clients", "shards-per-client", "fraction-train", "num-server-rounds",
-    "num-local-epochs", "learning-rate", "momentum", "batch-size", "seed",
+    "algorithm", "model-name", "partition", "num-clients", "fraction-train", "num-server-rounds", "num-local-epochs",
+    "learning-rate", "momentum", "batch-size", "seed",
 )  # fmt: skip
 
 
@@ -62,8 +63,8 @@ def _finished_state(model: SplitNetwork, config: RunConfig) -> dict[str, Tensor]
 def _check_continued(run: RunFolder, config: RunConfig, given: str) -> None:
     """Refuse to continue a run of another algorithm or setting, which would no longer be one experiment."""
     ours = config.to_flower() | {"algorithm": config.row.continues}
-    for key in CONTINUED:
-        if run.config[key] != ours[key]:
+    for key in CONTINUED + PARTITIONS[config.partition].keys:
+        if run.config.get(key, ours[key]) != ours[key]:  # an older run does not know every key
             raise ConfigError(
                 f"{given} is a run with {key} = {run.config[key]!r}, but '{config.algorithm}' continues one with "
                 f"{ours[key]!r}: give such a run, or its model.safetensors to continue it all the same."

@@ -11,6 +11,7 @@ from rich.table import Table
 from fedbabu.config import RunConfig
 from fedbabu.federation import Federation
 from fedbabu.models import SplitNetwork
+from fedbabu.partitions import PARTITIONS
 from fedbabu.results import RunFolder
 
 # A forward pass costs about a third of a training step; only the estimate of the time left depends on it.
@@ -50,12 +51,12 @@ class Progress:
         train, test = (
             sum(getattr(client, split) for client in federation.clients.values()) for split in ("num_train", "num_test")
         )
-        holdings = "data of their own" if federation.owners else f"{config.shards_per_client} shards each"
+        setting = "data of their own" if federation.owners else PARTITIONS[config.partition].title(config.to_flower())
         parameters = sum(parameter.numel() for parameter in model.parameters())
         (_, *given), (_, *taken) = federation.image_shape, model.image_shape
         enlarged = f", images enlarged from {given[0]}×{given[1]} to {taken[0]}×{taken[1]}" if given != taken else ""
         _say(
-            f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients with {holdings}, "
+            f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients ({setting}), "
             f"{train} training and {test} test images\n"
             f"{config.model_name}: {parameters:,} parameters{enlarged}; {self._rounds()} on {federation.num_nodes} "
             f"SuperNodes ({', '.join(federation.devices)})\n"

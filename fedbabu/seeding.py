@@ -15,6 +15,8 @@ class Purpose(IntEnum):
     FINE_TUNING = 3
     SERVER_DATA = 4
     SERVER_TRAINING = 5
+    CLIENTS = 6
+    ROUNDING = 7
 
 
 def numpy_generator(seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:

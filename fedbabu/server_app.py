@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedbabu.config import RunConfig
+from fedbabu.data import too_small_client
 from fedbabu.errors import ConfigError
 from fedbabu.federation import ClientInfo, Federation
 from fedbabu.initial_model import open_initial_model
@@ -127,11 +128,8 @@ def _federation(offers: dict[int, Offer]) -> Federation:
     for node, offer in offers.items():
         columns = (offer.clients, offer.num_train, offer.num_test, offer.classes)
         for client, num_train, num_test, classes in zip(*columns, strict=True):
-            if not num_train or not num_test:
-                raise ConfigError(
-                    f"Client {client} has {num_train} training and {num_test} test examples and needs at least "
-                    "one of each: lower num-clients or shards-per-client."
-                )
+            if too_small := too_small_client(client, num_train, num_test):
+                raise ConfigError(f"{too_small[0].upper()}{too_small[1:]}: give it more, or set test-fraction.")
             nodes_of.setdefault(client, []).append(node)
             clients[client] = ClientInfo(num_train, num_test, tuple(map(int, classes.split())))
     shapes = {tuple(offer.image_shape) for offer in offers.values()}

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import tomllib
 from pathlib import Path
 
 # Before anything imports the package: no test touches the user's cache, or the network.
@@ -15,16 +14,13 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = 
 import pytest
 import torch
 
+from fedbabu.config import default_run_config
+
 PROJECT = Path(__file__).parents[1]
 
 
 def pytest_configure():
     torch.set_num_threads(1)
-
-
-def default_run_config() -> dict:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    return project["tool"]["flwr"]["app"]["config"]
 
 
 @pytest.fixture

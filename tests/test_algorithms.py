@@ -15,7 +15,7 @@ from test_data import write_folder
 from fedbabu import client_app
 from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
 from fedbabu.config import RunConfig
-from fedbabu.data import open_dataset, open_partition
+from fedbabu.data import data_spec, open_dataset, open_partition
 from fedbabu.errors import ConfigError
 from fedbabu.models import build_model
 from fedbabu.server_data import ServerData
@@ -26,9 +26,9 @@ NAMES = list(ALGORITHMS)
 
 def client_data(run_config):
     """Every client's tensors, uint8 images and labels: {id: ((x, y) to train, (x, y) to test)}; and the transform."""
-    dataset = open_dataset(run_config["dataset"], run_config["image-column"], run_config["label-column"])
-    keys = ("num-clients", "shards-per-client", "seed", "iid-test-set")
-    partition = open_partition(dataset, *(run_config[key] for key in keys))
+    config = RunConfig.from_flower(run_config)
+    dataset = open_dataset(data_spec(config))
+    partition = open_partition(dataset, config)
 
     def tensors(split, client):
         rows = partition.rows[split][client]

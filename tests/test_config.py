@@ -1,9 +1,9 @@
 """The run configuration: one sentence for each mistake, the schedule, and its documentation."""
 
 import pytest
-from conftest import PROJECT, default_run_config
+from conftest import PROJECT
 
-from fedbabu.config import RunConfig, markdown_table
+from fedbabu.config import RunConfig, default_run_config, markdown_table
 from fedbabu.errors import ConfigError
 
 
@@ -37,6 +37,10 @@ def test_learning_rate_of_few_rounds(rounds, expected):
         ("num-clients", 2.5, "an integer of at least 1"),
         ("num-clients", True, "an integer of at least 1"),
         ("shards-per-client", -1, "an integer of at least 1"),
+        ("partition", "even", "'shards' or 'classes' or 'dirichlet' or 'iid' or 'natural'"),
+        ("num-classes-per-client", 0, "an integer of at least 1"),
+        ("dirichlet-beta", 0.0, "a number above 0"),
+        ("test-fraction", 1.0, "a number in [0, 1)"),
         ("fraction-train", -0.1, "a number in [0, 1]"),
         ("fraction-train", 1.5, "a number in [0, 1]"),
         ("fraction-train", "all", "a number in [0, 1]"),

@@ -2,14 +2,15 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from conftest import default_run_config
+from pictures import KNOWN, write_known
 
 from fedbabu.aggregation import weighted_sum
 from fedbabu.algorithms import Part, Phase
-from fedbabu.config import RunConfig
-from fedbabu.data import BatchTransform, Examples
+from fedbabu.config import RunConfig, default_run_config
+from fedbabu.data import BatchTransform, DataSpec, Examples, client_examples, open_dataset
 from fedbabu.evaluation import (
     class_templates,
     evaluate_initial,
@@ -17,7 +18,7 @@ from fedbabu.evaluation import (
     features,
     nearest_template,
 )
-from fedbabu.models import build_model
+from fedbabu.models import MODELS, build_model
 from fedbabu.training import train
 
 TRANSFORM = BatchTransform((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_padding=2)
@@ -140,3 +141,20 @@ def test_weighted_sum_does_not_depend_on_the_grouping(counts):
         parts = [weighted_sum(states[group::groups]) for group in range(groups)]
         grouped = weighted_sum((part, 1) for part in parts)["w"]
         assert torch.equal((grouped / sum(counts)).float(), (whole / sum(counts)).float())
+
+
+@pytest.mark.parametrize("name", ["digits", *KNOWN])
+@pytest.mark.parametrize("network", MODELS)
+def test_every_model_trains_a_step_on_every_dataset(tmp_path_factory, network, name):
+    folder = tmp_path_factory.getbasetemp() / f"copy-of-{name}"
+    spec = DataSpec(name if name == "digits" else str(folder if folder.exists() else write_known(folder, name)))
+    dataset = open_dataset(spec)
+    own = client_examples(dataset.images["train"], dataset.labels["train"], np.arange(8), torch.device("cpu"))
+    model = build_model(network, dataset.image_shape, dataset.num_classes, seed=0)
+    before = copy.deepcopy(model.state_dict())
+    (loss,) = training(model, own, Part.BODY, dataset.transform, epochs=1)
+    assert np.isfinite(loss)
+    for key, value in model.state_dict().items():
+        # A bias before BatchNorm has no gradient but rounding errors.
+        assert torch.equal(value, before[key]) == key.startswith("head.") or key.endswith("0.bias")
+    assert evaluate_initial(model, own, dataset.transform).accuracy[0] >= 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 from flwr.app import MessageType
 from in_process import InProcessGrid, run_server
+from pictures import write_known
 from test_data import write_folder
 
 from fedbabu.errors import ConfigError
@@ -101,6 +102,24 @@ def test_the_model_is_kept_when_the_final_evaluation_fails(run_config, monkeypat
     assert len(RunFolder(folder).rounds) == 2
 
 
+def test_a_natural_partition_of_small_images_from_start_to_end(run_config, tmp_path, capsys):
+    config = run_config | {
+        "model-name": "MobileNet",
+        "dataset": str(write_known(tmp_path / "letters", "emnist", num=300)),
+        "partition": "natural",
+        "num-clients": 4,
+        "num-server-rounds": 1,
+        "num-local-epochs": 1,
+        "num-finetune-epochs": 1,
+    }
+    run, _ = run_server(config)
+    assert run.dataset["name"] == "emnist"
+    assert [(row["num-train-examples"], row["num-test-examples"]) for row in run.clients] == [(54, 6)] * 4
+    printed = capsys.readouterr().out
+    assert "fedbabu on emnist: 4 clients (natural), 216 training and 24 test images" in printed
+    assert "MobileNet: 3,269,950 parameters, images enlarged from 28×28 to 32×32;" in printed
+
+
 def test_mobile_net_on_a_local_folder_of_coloured_images(run_config, tmp_path):
     write_folder(tmp_path / "pets", classes=4, size=(32, 32), num=80)
     config = run_config | {
@@ -138,8 +157,7 @@ def test_nodes_with_data_of_their_own_are_a_real_federation(run_config, tmp_path
     assert [row["classes"] for row in run.clients] == [[0, 1], [2, 3]]
     assert [row["num-train-examples"] for row in run.clients] == [40, 40]
     assert (
-        "fedbabu on own-data: 2 clients with data of their own, 80 training and 80 test images"
-        in capsys.readouterr().out
+        "fedbabu on own-data: 2 clients (data of their own), 80 training and 80 test images" in capsys.readouterr().out
     )
     assert (run.dataset["name"], run.dataset["num-classes"]) == ("own-data", 4)
     for request, _ in grid.of_type(MessageType.TRAIN):

@@ -23,11 +23,12 @@ def finished(tmp_path_factory):
     from contextlib import redirect_stdout
     from io import StringIO
 
-    from conftest import default_run_config
+    from fedbabu.config import default_run_config
 
     config = default_run_config() | {
         "dataset": "digits",
         "num-clients": 6,
+        "shards-per-client": 5,
         "fraction-train": 0.5,
         "num-server-rounds": 4,
         "num-local-epochs": 1,
@@ -131,7 +132,7 @@ def test_plots_are_pngs(finished):
 def test_what_a_run_says(finished):
     run, _, output, _ = finished
     lines = output.splitlines()
-    assert "fedbabu on digits: 6 clients with 2 shards each, 1440 training and 300 test images" in lines
+    assert "fedbabu on digits: 6 clients (s = 5), 1440 training and 300 test images" in lines
     rounds = [line for line in lines if line.startswith("round")]
     assert len(rounds) == 4
     assert re.fullmatch(r"round 1/4   loss \d\.\d{4}   +\d+\.\d s   \d+ (s|min) left", rounds[0])
@@ -155,7 +156,7 @@ def test_finished_runs_are_found_and_unfinished_ones_are_not(finished, tmp_path)
 def test_runs_to_compare_are_the_newest_of_each_algorithm_in_one_setting(run_config):
     config = run_config | {"num-server-rounds": 1, "num-local-epochs": 1, "num-finetune-epochs": 1}
     fedavg, _ = run_server(config | {"algorithm": "fedavg"})
-    run_server(config | {"num-clients": 4})
+    run_server(config | {"num-clients": 5})
     run_server(config)
     newest, _ = run_server(config | {"seed": 1})
     runs = newest_per_algorithm(finished_runs(config["results-dir"]))
@@ -166,7 +167,7 @@ CIFAR10 = {"name": "cifar10", "num-classes": 10, "num-train-examples": 50_000}
 
 
 def default_with(**overrides):
-    from conftest import default_run_config
+    from fedbabu.config import default_run_config
 
     return default_run_config() | overrides
 
@@ -188,7 +189,13 @@ def test_the_default_run_has_the_papers_cells():
 
 @pytest.mark.parametrize(
     "change",
-    [{"num-server-rounds": 79}, {"num-clients": 50}, {"learning-rate": 0.05}, {"shards-per-client": 3}],
+    [
+        {"num-server-rounds": 79},
+        {"num-clients": 50},
+        {"learning-rate": 0.05},
+        {"shards-per-client": 3},
+        {"partition": "iid"},
+    ],
 )
 def test_another_setting_has_no_cell(change):
     assert find_cells(default_with(**change), CIFAR10) == {}
@@ -225,7 +232,7 @@ def test_the_report_shows_the_papers_cells_beside_ours(finished, monkeypatch):
         ({"algorithm": "fedx"}, "algorithm = 'fedx' is not allowed: it must be 'fedavg' or 'fedbabu' or"),
         ({"fraction-train": 1.2}, "fraction-train = 1.2 is not allowed"),
         ({"shards-per-client": 11}, "shards-per-client = 11 is more than the labels allow"),
-        ({"num-clients": 5000}, "num-clients = 5000 with shards-per-client = 2 needs 10000 shards"),
+        ({"num-clients": 5000}, "num-clients = 5000 with shards-per-client = 2 makes 10000 shards"),
         ({"dataset": "cifar10"}, "The Hub cannot be reached"),
         ({"label-column": "kind"}, "has no label-column = 'kind': the train split's columns are image, label."),
     ],

@@ -1,26 +1,31 @@
-"""Which rows of a dataset each client holds: shards of one class each, and test images of the same classes."""
+"""Which rows of a dataset each client holds."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from fedbabu.data.cache import ImageDataset, build_once
+from fedbabu.data.cache import ImageDataset, Labels, cached
 from fedbabu.data.source import SPLITS
 from fedbabu.errors import ConfigError
+from fedbabu.partitions import PARTITIONS
+from fedbabu.partitions.rounding import round_table
 from fedbabu.seeding import Purpose, numpy_generator
 
-Rows = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    from fedbabu.config import RunConfig
+
+MIN_TRAIN = 2  # training images of a client
 
 
 @dataclass(frozen=True)
 class Partition:
     """The rows, int64, of each client by its id, in every split: `rows["test"][3]` are those that test client 3."""
 
-    rows: Mapping[str, Mapping[int, Rows]]
+    rows: Mapping[str, Mapping[int, Labels]]
 
     @property
     def clients(self) -> list[int]:
@@ -37,82 +42,97 @@ def whole_dataset(dataset: ImageDataset, client: int, seed: int) -> Partition:
     return Partition({split: {client: rng.permutation(len(dataset.labels[split]))} for split in SPLITS})
 
 
-def open_partition(
-    dataset: ImageDataset, num_clients: int, shards_per_client: int, seed: int, iid_test_set: bool = False
-) -> Partition:
-    """The partition of a dataset into shards (Section 3), from the cache if it was made before.
-
-    The training split is sorted by label, cut into num_clients · shards_per_client equal shards, and each client
-    gets shards_per_client of them at random (flwr-datasets' ShardPartitioner). The test images of a class go
-    to the clients that train on it, in proportion to what they hold of it. With balanced labels this cuts the test
-    split just as the training split is cut. With iid_test_set, they are spread evenly over all clients instead, class
-    by class (Appendix J).
+def open_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
+    """The partition of a dataset that the run config asks for, from the cache if it was made before.
 
     Raises:
-        ConfigError: if there are more shards than images, or more to a client than there are classes.
+        ConfigError: if the dataset cannot be partitioned like that.
     """
-    test = "-iid-test" if iid_test_set else ""
-    path = dataset.folder / f"shards-{num_clients}-{shards_per_client}-{seed}{test}.npz"
+    path = dataset.folder / f"{partition_name(config)}.npz"
 
     def build(building: Path) -> None:
-        _check(dataset, num_clients, shards_per_client)
-        train, test = _shards(dataset, num_clients, shards_per_client, seed, iid_test_set)
+        rows = make_partition(dataset, config).rows
         with building.open("wb") as file:  # all clients' rows in one array, and where each client's end
-            np.savez(
-                file,
-                train=np.concatenate(train),
-                test=np.concatenate(test),
-                train_ends=np.cumsum([len(rows) for rows in train]),
-                test_ends=np.cumsum([len(rows) for rows in test]),
-            )
+            arrays = {split: np.concatenate(list(of_client.values())) for split, of_client in rows.items()}
+            ends = {
+                f"{split}_ends": np.cumsum([len(r) for r in of_client.values()]) for split, of_client in rows.items()
+            }
+            np.savez(file, **arrays, **ends)  # type: ignore[arg-type]
 
-    build_once(path, build)
-    with np.load(path) as arrays:
+    def read(path: Path) -> Partition:
+        with np.load(path) as file:
+            arrays = dict(file)  # checked, each by its checksum, as it is read
         return Partition(
             {split: dict(enumerate(np.split(arrays[split], arrays[f"{split}_ends"][:-1]))) for split in SPLITS}
         )
 
-
-def _check(dataset: ImageDataset, num_clients: int, shards_per_client: int) -> None:
-    if shards_per_client > dataset.num_classes:
-        raise ConfigError(
-            f"shards-per-client = {shards_per_client} is more than the labels allow: '{dataset.name}' has "
-            f"{dataset.num_classes} classes, so it must be from 1 to {dataset.num_classes}."
-        )
-    for split in SPLITS:
-        examples = len(dataset.labels[split])
-        if num_clients * shards_per_client > examples:
-            raise ConfigError(
-                f"num-clients = {num_clients} with shards-per-client = {shards_per_client} needs "
-                f"{num_clients * shards_per_client} shards, but '{dataset.name}' has only {examples} {split} "
-                f"images: num-clients must be from 1 to {examples // shards_per_client}."
-            )
+    return cached(path, build, read)
 
 
-def _shards(
-    dataset: ImageDataset, num_clients: int, shards_per_client: int, seed: int, iid_test_set: bool
-) -> tuple[list[Rows], list[Rows]]:
-    """Each client's training rows and each client's test rows."""
-    from datasets import Dataset
-    from flwr_datasets.partitioner import ShardPartitioner
-
-    labels = dataset.labels["train"]
-    partitioner = ShardPartitioner(
-        num_partitions=num_clients,
-        partition_by="label",
-        num_shards_per_partition=shards_per_client,
-        seed=seed,
+def partition_name(config: "RunConfig") -> str:
+    """A name that says all that a partition depends on, for files: "shards-2-of-100-seed-42"."""
+    scheme, values = PARTITIONS[config.partition], config.to_flower()
+    test = ["iid-test"] if config.iid_test_set else []
+    return "-".join(
+        [
+            scheme.name,
+            *(str(values[key]) for key in scheme.keys),
+            "of",
+            str(config.num_clients),
+            "seed",
+            str(config.seed),
+            *test,
+        ]
     )
-    partitioner.dataset = Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})
-    with warnings.catch_warnings():  # the sort by label says that pyarrow will deprecate an option of it
+
+
+def make_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
+    """Deal a dataset to the clients by the scheme that the run config names.
+
+    The test images of a class go to the clients that train on it, in proportion to what they hold of it, and their
+    number, by client and by class, is rounded to a neighbouring integer; so whoever's share of a class is an image or
+    more is tested on that class. With iid_test_set, they are spread evenly over all clients instead, class by class
+    (Appendix J).
+
+    Raises:
+        ConfigError: if the dataset cannot be partitioned like that, or a client comes out too small.
+    """
+    from datasets import Dataset
+
+    scheme, labels = PARTITIONS[config.partition], dataset.labels
+    columns = {"row": np.arange(len(labels["train"])), "label": labels["train"]}
+    if dataset.clients:
+        columns["client"] = dataset.clients["train"]
+    with warnings.catch_warnings():  # of what pyarrow will deprecate
         warnings.simplefilter("ignore", FutureWarning)
-        train = [np.asarray(partitioner.load_partition(client)["row"]) for client in range(num_clients)]
-    counts = np.stack([np.bincount(labels[rows], minlength=dataset.num_classes) for rows in train])
-    test = dataset.labels["test"]
-    return train, _spread(test, num_clients, seed) if iid_test_set else _deal(test, counts, seed)
+        partitioner = scheme.partitioner(config, dataset, Dataset.from_dict(columns))
+        train = [
+            np.asarray(partitioner.load_partition(client)["row"][:], dtype=int) for client in range(config.num_clients)
+        ]
+    if config.iid_test_set:
+        test = _spread(labels["test"], config.num_clients, config.seed)
+    elif scheme.by_client:
+        test = _own(dataset, train, config.seed)
+    else:
+        counts = np.stack([np.bincount(labels["train"][rows], minlength=dataset.num_classes) for rows in train])
+        test = _deal(labels["test"], counts, config.seed)
+    for client, rows in enumerate(zip(train, test, strict=True)):
+        if too_small := too_small_client(client, *map(len, rows)):
+            raise ConfigError(f"partition = '{scheme.name}': {too_small}: {scheme.way_out}.")
+    return Partition({"train": dict(enumerate(train)), "test": dict(enumerate(test))})
 
 
-def _spread(labels: npt.NDArray[np.int64], num_clients: int, seed: int) -> list[Rows]:
+def too_small_client(client: int, num_train: int, num_test: int) -> str:
+    """What is wrong with a client that has too few examples to train or test on; empty if there are enough."""
+    if num_train >= MIN_TRAIN and num_test:
+        return ""
+    return (
+        f"client {client} has {num_train} training and {num_test} test images and needs at least {MIN_TRAIN}, since "
+        "BatchNorm compares the images of a batch, and 1"
+    )
+
+
+def _spread(labels: Labels, num_clients: int, seed: int) -> list[Labels]:
     """Deal rows to the clients in turn, class after class, so that every class is spread as evenly as can be."""
     rng = numpy_generator(seed, Purpose.PARTITION)
     rows = rng.permutation(len(labels))
@@ -120,15 +140,25 @@ def _spread(labels: npt.NDArray[np.int64], num_clients: int, seed: int) -> list[
     return [rng.permutation(rows[client::num_clients]) for client in range(num_clients)]
 
 
-def _deal(labels: npt.NDArray[np.int64], train_counts: Rows, seed: int) -> list[Rows]:
+def _own(dataset: ImageDataset, train: Sequence[Labels], seed: int) -> list[Labels]:
+    """The test rows of whoever each client's training rows are of."""
+    rng = numpy_generator(seed, Purpose.PARTITION)
+    owners = dataset.clients["test"]
+    order = np.argsort(owners, kind="stable")
+    wanted = [dataset.clients["train"][rows[0]] for rows in train]
+    first, last = (np.searchsorted(owners[order], wanted, side) for side in ("left", "right"))
+    return [rng.permutation(order[start:end]) for start, end in zip(first, last, strict=True)]
+
+
+def _deal(labels: Labels, train_counts: Labels, seed: int) -> list[Labels]:
     """Deal the rows of each class to the clients in proportion to train_counts, int64 [clients, classes]."""
     rng = numpy_generator(seed, Purpose.PARTITION)
-    dealt: list[list[Rows]] = [[] for _ in train_counts]
-    for label, counts in enumerate(train_counts.T):
+    numbers = np.bincount(labels, minlength=train_counts.shape[1])
+    shares = train_counts * (numbers / np.maximum(train_counts.sum(axis=0), 1))
+    dealt: list[list[Labels]] = [[np.empty(0, dtype=np.int64)] for _ in train_counts]
+    for label, counts in enumerate(round_table(shares, numpy_generator(seed, Purpose.ROUNDING)).T):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        if counts.any():
-            ends = np.round(np.cumsum(counts) * (len(rows) / counts.sum())).astype(int)
-            for client, part in enumerate(np.split(rows, ends[:-1])):
-                dealt[client].append(part)
+        for client, part in enumerate(np.split(rows[: counts.sum()], np.cumsum(counts)[:-1])):
+            dealt[client].append(part)
     # In random order, for the reason that whole_dataset gives.
     return [rng.permutation(np.concatenate(parts)) for parts in dealt]

@@ -3,7 +3,9 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fedbabu.data.known import KNOWN_DATASETS, KnownDataset
 from fedbabu.errors import ConfigError
@@ -15,14 +17,34 @@ SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
+class DataSpec:
+    """What the run configuration says of a dataset; an empty column is a known dataset's own.
+
+    Attributes:
+        dataset: a key of KNOWN_DATASETS, a Hub id, or a local folder that `datasets.load_dataset` can read.
+        image_column: its column of images.
+        label_column: its column of labels, ClassLabel or integers from 0.
+        client_column: its column that says whose an image is; not needed unless the partition asks.
+        test_fraction: of the training split that is held out as the test split; 0 to take the dataset's own.
+    """
+
+    dataset: str
+    image_column: str = ""
+    label_column: str = ""
+    client_column: str = ""
+    test_fraction: float = 0.0
+
+
+@dataclass(frozen=True)
 class Source:
     """A dataset before it is decoded.
 
     Attributes:
         name: a key of KNOWN_DATASETS if it is one of them, else what the run config says.
-        splits: "train" and "test", with the two columns below.
+        splits: "train" and "test", with the columns below.
         image_column: of type datasets.Image.
         label_column: of class labels or integers.
+        client_column: of anything that tells clients apart; empty if there is none.
         class_names: one per class, if the dataset has them.
     """
 
@@ -30,7 +52,16 @@ class Source:
     splits: dict[str, "datasets.Dataset"]
     image_column: str
     label_column: str
+    client_column: str
     class_names: tuple[str, ...] | None
+
+    def values(self, column: str) -> dict[str, np.ndarray[Any, Any]]:
+        """A column's values in every split.
+
+        Raises:
+            ConfigError: if a row has none.
+        """
+        return {split: column_values(self.name, split, rows, column) for split, rows in self.splits.items()}
 
     @property
     def known(self) -> KnownDataset | None:
@@ -38,32 +69,52 @@ class Source:
         return KNOWN_DATASETS.get(self.name)
 
 
-def load_source(dataset: str, image_column: str, label_column: str) -> Source:
-    """Load a dataset by its name, its Hub id or its local folder; an empty column is a known dataset's own.
+def load_source(spec: DataSpec) -> Source:
+    """Load a dataset by its name, its Hub id or its local folder.
 
     Raises:
         ConfigError: if it cannot be found, reached or read, or lacks a split or column.
     """
-    splits = _load_splits(dataset)
-    name = _recognize(dataset, splits["train"].features, image_column, label_column) or dataset
-    if known := KNOWN_DATASETS.get(name):
-        image_column, label_column = image_column or known.image_column, label_column or known.label_column
-    for split in SPLITS:
-        _check_columns(dataset, split, splits[split], image_column, label_column)
-    names = getattr(splits["train"].features[label_column], "names", None)  # datasets gives both splits the same
-    return Source(name, splits, image_column, label_column, tuple(names) if names else None)
+    splits = _load_splits(spec.dataset)
+    if "train" not in splits:
+        raise ConfigError(f"dataset = '{spec.dataset}' has no train split; it has {', '.join(splits)}: add one.")
+    name = _recognize(spec, splits["train"].features) or spec.dataset
+    known = KNOWN_DATASETS.get(name)
+    fraction = spec.test_fraction or (known.test_fraction if known and "test" not in splits else 0)
+    if not fraction and "test" not in splits:
+        raise ConfigError(
+            f"dataset = '{spec.dataset}' has no test split; it has {', '.join(splits)}: add one, or set test-fraction, "
+            "to 0.1 say, to hold that part of every client's images out."
+        )
+    image, label, client = spec.image_column, spec.label_column, spec.client_column
+    if known:
+        image, label = image or known.image_column, label or known.label_column
+        client = client or (known.client_column if known.client_column in splits["train"].column_names else "")
+    splits = {split: splits[split] for split in (SPLITS[:1] if fraction else SPLITS)}
+    for split, rows in splits.items():
+        _check_columns(spec.dataset, split, rows, image, label, client)
+    if fraction:
+        splits = _hold_out(spec.dataset, splits["train"], client or label, fraction)
+    names = getattr(splits["train"].features[label], "names", None)  # datasets gives both splits the same
+    return Source(name, splits, image, label, client, tuple(names) if names else None)
 
 
 def _load_splits(dataset: str) -> dict[str, "datasets.Dataset"]:
-    from datasets import disable_progress_bars
+    from datasets import DatasetDict, disable_progress_bars
     from datasets.exceptions import DatasetNotFoundError
     from flwr_datasets import FederatedDataset
 
     disable_progress_bars()  # from a worker, they are noise in the run's log
     folder = Path(dataset).expanduser()
-    ways_on = f"give {', '.join(KNOWN_DATASETS)}, a Hub id, or a folder of parquet files"
+    ways_on = f"give {', '.join(KNOWN_DATASETS)}, a Hub id, or a folder of parquet files or of images"
     if dataset not in KNOWN_DATASETS and not folder.is_dir() and _looks_local(dataset):
         raise ConfigError(f"dataset = '{dataset}' is a folder that does not exist ({folder.absolute()}): {ways_on}.")
+    loaded: dict[str, datasets.Dataset] = {}
+
+    def note(splits: DatasetDict) -> DatasetDict:
+        loaded.update(splits)
+        return splits
+
     with tempfile.TemporaryDirectory() as scratch:
         known = KNOWN_DATASETS.get(dataset)
         source = known.source if known else str(folder)
@@ -71,8 +122,8 @@ def _load_splits(dataset: str) -> dict[str, "datasets.Dataset"]:
             source(Path(scratch))
             source = scratch
         try:
-            federated = FederatedDataset(dataset=source, partitioners={}, shuffle=False)
-            return {split: federated.load_split(split) for split in SPLITS}
+            federated = FederatedDataset(dataset=source, partitioners={}, shuffle=False, preprocessor=note)
+            federated.load_split("train")
         except DatasetNotFoundError as error:
             raise ConfigError(
                 f"dataset = '{dataset}' is neither on the Hub nor a local folder ({folder.absolute()}): {ways_on}."
@@ -84,23 +135,43 @@ def _load_splits(dataset: str) -> dict[str, "datasets.Dataset"]:
                 "quickstart, which needs no download, with --run-config conf/quickstart.toml."
             ) from error
         except Exception as error:  # whatever datasets makes of files that it cannot read
-            raise ConfigError(f"dataset = '{dataset}' cannot be used: {' '.join(str(error).split())}") from error
+            if not loaded:
+                _check_parquet_files(dataset, Path(source))
+                raise ConfigError(f"dataset = '{dataset}' cannot be used: {' '.join(str(error).split())}") from error
+    return loaded
 
 
 def _looks_local(dataset: str) -> bool:
     return dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or "\\" in dataset
 
 
-def _recognize(dataset: str, features: "datasets.Features", image_column: str, label_column: str) -> str | None:
+def _check_parquet_files(dataset: str, folder: Path) -> None:
+    """Read every file again, since datasets does not say which one it could not read."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for path in sorted(folder.rglob("*.parquet")):
+        try:
+            file = parquet.ParquetFile(path)
+            for group in range(file.num_row_groups):
+                file.read_row_group(group)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ConfigError(
+                f"dataset = '{dataset}' has a damaged file, {path} ({' '.join(str(error).split())}): replace it by an "
+                "intact copy."
+            ) from error
+
+
+def _recognize(spec: DataSpec, features: "datasets.Features") -> str | None:
     """The known dataset that this is, by its name or by the columns and class names of a copy of it."""
-    if dataset in KNOWN_DATASETS:
-        return dataset
+    if spec.dataset in KNOWN_DATASETS:
+        return spec.dataset
     for name, known in KNOWN_DATASETS.items():
         names = getattr(features.get(known.label_column), "names", None)
         if (
             known.image_column in features
-            and image_column in ("", known.image_column)
-            and label_column in ("", known.label_column)
+            and spec.image_column in ("", known.image_column)
+            and spec.label_column in ("", known.label_column)
             and names
             and (len(names), names[0], names[-1]) == known.classes
         ):
@@ -108,19 +179,49 @@ def _recognize(dataset: str, features: "datasets.Features", image_column: str, l
     return None
 
 
-def _check_columns(dataset: str, split: str, rows: "datasets.Dataset", image: str, label: str) -> None:
+def _check_columns(dataset: str, split: str, rows: "datasets.Dataset", image: str, label: str, client: str) -> None:
     import datasets
 
     there_are = f"the {split} split's columns are {', '.join(rows.column_names)}"
     if not image and not label:
         raise ConfigError(f"dataset = '{dataset}' needs image-column and label-column to be set: {there_are}.")
-    for key, column in (("image-column", image), ("label-column", label)):
-        if column not in rows.column_names:
+    for key, column in (("image-column", image), ("label-column", label), ("client-column", client)):
+        if column not in rows.column_names and (column or key != "client-column"):
             raise ConfigError(f"dataset = '{dataset}' has no {key} = '{column}': {there_are}.")
     if not isinstance(rows.features[image], datasets.Image):
         raise ConfigError(f"image-column = '{image}' of dataset = '{dataset}' holds no images.")
     feature = rows.features[label]
     if not isinstance(feature, datasets.ClassLabel) and "int" not in str(getattr(feature, "dtype", "")):
         raise ConfigError(f"label-column = '{label}' of dataset = '{dataset}' must hold class labels or integers.")
+    if client and not isinstance(rows.features[client], datasets.ClassLabel | datasets.Value):
+        raise ConfigError(f"client-column = '{client}' of dataset = '{dataset}' must hold numbers or text.")
     if len(rows) == 0:
         raise ConfigError(f"dataset = '{dataset}' has no rows in its {split} split.")
+
+
+def _hold_out(dataset: str, rows: "datasets.Dataset", column: str, fraction: float) -> dict[str, "datasets.Dataset"]:
+    """Split rows at random into "train" and "test", in the same proportion for every value of a column.
+
+    The split is part of the dataset, like one that came with it, so it does not depend on a run's seed.
+    """
+    _, values = np.unique(column_values(dataset, "train", rows, column), return_inverse=True)
+    order = np.random.default_rng(0).permutation(len(rows))
+    order = order[np.argsort(values[order], kind="stable")]
+    due = np.floor(np.arange(len(rows) + 1) * fraction)  # test rows among the first 0, 1, 2, … in this order
+    held = np.diff(due) > 0
+    return {"train": rows.select(np.sort(order[~held])), "test": rows.select(np.sort(order[held]))}
+
+
+def column_values(dataset: str, split: str, rows: "datasets.Dataset", column: str) -> np.ndarray[Any, Any]:
+    """A column's values as an array [n].
+
+    Raises:
+        ConfigError: if a row has none.
+    """
+    values = rows.with_format("arrow")[column][:]
+    if values.null_count:
+        row = np.flatnonzero(values.is_null())[0]
+        raise ConfigError(
+            f"dataset = '{dataset}' has no '{column}' in row {row} of its {split} split: every row needs one."
+        )
+    return values.to_numpy()

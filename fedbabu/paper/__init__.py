@@ -15,6 +15,8 @@ from fedbabu.algorithms import ALGORITHMS
 # What the paper keeps fixed in every table here (Section 3, "Experimental setup" and "Evaluation").
 TOTAL_EPOCHS = 320
 FIXED = {
+    "test-fraction": 0.0,
+    "partition": "shards",
     "num-finetune-epochs": 5,
     "learning-rate": 0.1,
     "momentum": 0.9,
