@@ -51,13 +51,12 @@ def open_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
     path = dataset.folder / f"{partition_name(config)}.npz"
 
     def build(building: Path) -> None:
-        rows = make_partition(dataset, config).rows
-        with building.open("wb") as file:  # all clients' rows in one array, and where each client's end
-            arrays = {split: np.concatenate(list(of_client.values())) for split, of_client in rows.items()}
-            ends = {
-                f"{split}_ends": np.cumsum([len(r) for r in of_client.values()]) for split, of_client in rows.items()
-            }
-            np.savez(file, **arrays, **ends)  # type: ignore[arg-type]
+        arrays = {}  # all clients' rows in one, and where each client's end
+        for split, rows in make_partition(dataset, config).rows.items():
+            arrays[split] = np.concatenate(list(rows.values()))
+            arrays[f"{split}_ends"] = np.cumsum([len(of_client) for of_client in rows.values()])
+        with building.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def read(path: Path) -> Partition:
         with np.load(path) as file:
@@ -72,18 +71,8 @@ def open_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
 def partition_name(config: "RunConfig") -> str:
     """A name that says all that a partition depends on, for files: "shards-2-of-100-seed-42"."""
     scheme, values = PARTITIONS[config.partition], config.to_flower()
-    test = ["iid-test"] if config.iid_test_set else []
-    return "-".join(
-        [
-            scheme.name,
-            *(str(values[key]) for key in scheme.keys),
-            "of",
-            str(config.num_clients),
-            "seed",
-            str(config.seed),
-            *test,
-        ]
-    )
+    parts = [scheme.name, *(values[key] for key in scheme.keys), "of", config.num_clients, "seed", config.seed]
+    return "-".join(map(str, parts)) + ("-iid-test" if config.iid_test_set else "")
 
 
 def make_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
