@@ -82,8 +82,12 @@ def main(arguments: list[str] | None = None) -> None:
     Console(width=100).print(table)
     name = f"{Path(dataset.name).name}-{partition_name(config)}.png"
     path = (options.output or results_path(config) / "partitions" / name).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clients_and_classes(counts, str(table.title), dataset.class_names, dataset.superclasses).savefig(path)
+    path = path / name if path.is_dir() else path if path.suffix else path.with_suffix(".png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clients_and_classes(counts, str(table.title), dataset.class_names, dataset.superclasses).savefig(path)
+    except (OSError, ValueError) as error:
+        sys.exit(f"The picture {path} cannot be written: {error}.")
     print(f"Picture: {path}")
 
 

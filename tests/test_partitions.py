@@ -47,10 +47,11 @@ def all_rows(partition, split):
 
 def made(dataset, config):
     """The partition, or no example for hypothesis if a client comes out too small, which has tests of its own."""
+    too_small = ("needs at least 2", "is too many for", "more clients than", "each of ten draws")
     try:
         return make_partition(dataset, config)
     except ConfigError as error:
-        assume(not any(part in str(error) for part in ("needs at least 2", "more clients than", "each of ten draws")))
+        assume(not any(part in str(error) for part in too_small))
         raise
 
 
@@ -224,8 +225,12 @@ CANNOT = [
     ),
     (
         "shards",
-        {"num_clients": 51},
-        "makes 102 shards, but 'made' has only 100 training images: num-clients must be at most 50",
+        {"num_clients": 26, "shards_per_client": 4},
+        "makes 104 shards, but 'made' has only 100 training images: num-clients must be at most 25",
+    ),
+    *(
+        (scheme, {"num_clients": 51}, "num-clients = 51 is too many for the 100 training images of 'made', .* most 50")
+        for scheme in ("shards", "classes", "dirichlet", "iid")
     ),
     (
         "shards",
@@ -233,13 +238,13 @@ CANNOT = [
         r"partition = 'shards': client \d+ has 2 training and 0 test images and needs at least 2, since BatchNorm "
         "compares the images of a batch, and 1: lower num-clients or shards-per-client",
     ),
-    ("iid", {"num_clients": 60}, r"partition = 'iid': client \d+ has \d training .* and 1: lower num-clients"),
+    ("iid", {"num_clients": 50}, r"partition = 'iid': client \d+ has 2 training and 0 .* and 1: lower num-clients"),
     ("classes", {"num_classes_per_client": 5}, "num-classes-per-client = 5 is more than there are: 'made' has 4"),
     ("classes", {"num_clients": 3}, "num-clients = 3 is too few for partition = 'classes', .* be at least 4"),
     (
         "classes",
-        {"num_clients": 200},
-        "num-classes-per-client = 2 with num-clients = 200 gives a class of 'made' to more clients than it has "
+        {"num_clients": 50, "num_classes_per_client": 4},
+        "num-classes-per-client = 4 with num-clients = 50 gives a class of 'made' to more clients than it has "
         "training images: lower either",
     ),
     (
@@ -294,7 +299,13 @@ def test_a_partition_is_made_once_and_again_if_its_file_is_damaged(capsys):
     open_partition(dataset, config)
     assert path.stat().st_mtime_ns == changed
     whole = path.read_bytes()
-    for damaged in (whole[:-100], whole[:300] + b"\0" * 8 + whole[308:], b"", b"not a zip file"):
+    for damaged in (
+        whole[:6] + b"\1" + whole[7:],
+        whole[:-100],
+        whole[:300] + b"\0" * 8 + whole[308:],
+        b"",
+        b"not a zip file",
+    ):
         path.write_bytes(damaged)
         again = open_partition(dataset, config).rows
         assert all(
@@ -335,6 +346,18 @@ def test_the_command_puts_its_picture_beside_the_results(tmp_path, capsys):
     command.main(["--run-config", f"dataset='digits' num-clients=20 results-dir='{tmp_path}'"])
     assert (tmp_path / "partitions" / "digits-shards-2-of-20-seed-42.png").exists()
     assert str(tmp_path) in capsys.readouterr().out
+
+
+def test_the_command_completes_the_name_of_its_picture(tmp_path, capsys):
+    keys = "dataset='digits' num-clients=20"
+    for output, written in ((tmp_path, "digits-shards-2-of-20-seed-42.png"), (tmp_path / "some", "some.png")):
+        command.main(["--run-config", keys, "--output", str(output)])
+        assert f"Picture: {tmp_path / written}" in capsys.readouterr().out
+        assert (tmp_path / written).exists()
+    for output, sentence in (("a.xyz", "cannot be written: Format 'xyz'"), ("some.png/a.png", "cannot be written: ")):
+        with pytest.raises(SystemExit) as error:
+            command.main(["--run-config", keys, "--output", str(tmp_path / output)])
+        assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ def open_dataset(spec: DataSpec) -> ImageDataset:
 def _read(entry: Path) -> ImageDataset:
     """Open a cache entry; raises one of DAMAGED if it is not as it was written."""
     meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+    if meta.pop("checksum") != zlib.crc32(json.dumps(meta).encode()):
+        raise ValueError(f"{entry / 'meta.json'} is damaged")
     for name, checksum in meta["checksums"].items():
         if _checksum(entry / name) != checksum:
             raise ValueError(f"{entry / name} is damaged")
@@ -192,6 +194,7 @@ def _build(entry: Path, source: Source) -> None:
         "transform": asdict(_transform(source.known, np.load(entry / "train-images.npy", mmap_mode="r"))),
         "checksums": {path.name: _checksum(path) for path in sorted(entry.iterdir())},
     }
+    meta["checksum"] = zlib.crc32(json.dumps(meta).encode())
     (entry / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
 
 
@@ -235,19 +238,19 @@ def _decode_images(folder: Path, source: Source) -> None:
 def _decode(source: Source, split: str, row: int, cell: Mapping[str, Any] | None) -> Image.Image:
     """An image of a `datasets.Image` column, upright; the column's own decoder takes several times as long."""
     try:
-        if cell is None:
+        if cell is None or not (cell["bytes"] or cell["path"]):
             raise ValueError("there is none")
         image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
         image.load()
         if image.mode not in MODES:
             raise ValueError(f"its mode is {image.mode}, and {', '.join(MODES)} are known")
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is what a broken PNG raises
+        return ImageOps.exif_transpose(image) if "exif" in image.info else image
+    except Exception as error:  # of many kinds, by the format and by what is broken
         file = f" ({cell['path']})" if cell and cell["path"] else ""
         raise ConfigError(
             f"dataset = '{source.name}' has no image that can be decoded in row {row} of its {split} split{file}: "
             f"{error}. Replace or remove it."
         ) from error
-    return ImageOps.exif_transpose(image) if "exif" in image.info else image
 
 
 def _labels(source: Source) -> tuple[dict[str, Labels], int]:
@@ -257,6 +260,12 @@ def _labels(source: Source) -> tuple[dict[str, Labels], int]:
         num_classes = len(source.class_names)
     else:
         num_classes = max(int(labels.max()) for labels in columns.values()) + 1
+        num_rows = sum(map(len, columns.values()))
+        if num_classes > num_rows:
+            raise ConfigError(
+                f"label-column = '{source.label_column}' of dataset = '{source.name}' goes up to {num_classes - 1} in "
+                f"{num_rows} rows, which is no numbering of classes: labels must be 0, 1, 2, …"
+            )
     for split, labels in columns.items():
         outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
         if len(outside):

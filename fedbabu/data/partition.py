@@ -1,6 +1,8 @@
 """Which rows of a dataset each client holds."""
 
+import io
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +57,17 @@ def open_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
         for split, rows in make_partition(dataset, config).rows.items():
             arrays[split] = np.concatenate(list(rows.values()))
             arrays[f"{split}_ends"] = np.cumsum([len(of_client) for of_client in rows.values()])
-        with building.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        body = buffer.getvalue()
+        building.write_bytes(body + zlib.crc32(body).to_bytes(4))
 
     def read(path: Path) -> Partition:
-        with np.load(path) as file:
-            arrays = dict(file)  # checked, each by its checksum, as it is read
+        content = path.read_bytes()
+        if zlib.crc32(content[:-4]).to_bytes(4) != content[-4:]:
+            raise ValueError(f"{path} is damaged")
+        with np.load(io.BytesIO(content[:-4])) as file:
+            arrays = dict(file)
         return Partition(
             {split: dict(enumerate(np.split(arrays[split], arrays[f"{split}_ends"][:-1]))) for split in SPLITS}
         )
@@ -89,6 +96,12 @@ def make_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
     from datasets import Dataset
 
     scheme, labels = PARTITIONS[config.partition], dataset.labels
+    if not scheme.by_client and MIN_TRAIN * config.num_clients > len(labels["train"]):
+        raise ConfigError(
+            f"num-clients = {config.num_clients} is too many for the {len(labels['train'])} training images of "
+            f"'{dataset.name}', of which each needs {MIN_TRAIN}: it must be at most "
+            f"{len(labels['train']) // MIN_TRAIN}."
+        )
     columns = {"row": np.arange(len(labels["train"])), "label": labels["train"]}
     if dataset.clients:
         columns["client"] = dataset.clients["train"]

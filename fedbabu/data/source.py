@@ -209,6 +209,11 @@ def _hold_out(dataset: str, rows: "datasets.Dataset", column: str, fraction: flo
     order = order[np.argsort(values[order], kind="stable")]
     due = np.floor(np.arange(len(rows) + 1) * fraction)  # test rows among the first 0, 1, 2, … in this order
     held = np.diff(due) > 0
+    if not held.any() or held.all():
+        raise ConfigError(
+            f"test-fraction = {fraction} of the {len(rows)} training images of '{dataset}' leaves no image to "
+            f"{'train' if held.all() else 'test'} on: {'lower' if held.all() else 'raise'} it."
+        )
     return {"train": rows.select(np.sort(order[~held])), "test": rows.select(np.sort(order[held]))}
 
 
