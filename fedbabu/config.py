@@ -59,8 +59,8 @@ class RunConfig:
         "the column that says whose an image is, for partition = 'natural'; empty for a known dataset's own", _TEXT
     )
     test_fraction: float = _key(
-        "the fraction of the training split that is held out to test on; 0 to take the dataset's test split, or, for "
-        "emnist, which has none, a tenth",
+        "the fraction of the training split that is held out to test on; 0 to take the dataset's test split, or a "
+        "known dataset's own fraction if it has none",
         ("a number in [0, 1)", lambda value: 0 <= value < 1),
     )
     partition: str = _key("how the training images become clients", _one_of(PARTITIONS))

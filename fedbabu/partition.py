@@ -17,21 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.data import ImageDataset, Partition, open_simulated_data, partition_name
+from fedbabu.data import ImageDataset, class_counts, open_simulated_data, partition_name
 from fedbabu.errors import ConfigError
 from fedbabu.partitions import PARTITIONS
 from fedbabu.plots import clients_and_classes
 from fedbabu.results import results_path
-
-
-def class_counts(dataset: ImageDataset, partition: Partition) -> dict[str, npt.NDArray[np.int64]]:
-    """How many images each client holds of each class, int64 [clients, classes], in every split."""
-    return {
-        split: np.stack(
-            [np.bincount(dataset.labels[split][rows[client]], minlength=dataset.num_classes) for client in sorted(rows)]
-        )
-        for split, rows in partition.rows.items()
-    }
 
 
 def summary(config: RunConfig, dataset: ImageDataset, counts: Mapping[str, npt.NDArray[np.int64]]) -> Table:
@@ -77,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset, partition = open_simulated_data(config)
     except ConfigError as error:
         sys.exit(str(error))
-    counts = class_counts(dataset, partition)
+    counts = {split: class_counts(dataset, split, rows.values()) for split, rows in partition.rows.items()}
     table = summary(config, dataset, counts)
     Console(width=100).print(table)
     name = f"{Path(dataset.name).name}-{partition_name(config)}.png"

@@ -10,7 +10,15 @@ from PIL import Image
 
 from fedbabu import partition as command
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.data import BatchTransform, DataSpec, ImageDataset, make_partition, open_dataset, open_partition
+from fedbabu.data import (
+    BatchTransform,
+    DataSpec,
+    ImageDataset,
+    class_counts,
+    make_partition,
+    open_dataset,
+    open_partition,
+)
 from fedbabu.errors import ConfigError
 from fedbabu.partitions import PARTITIONS
 from fedbabu.partitions.label_shards import LabelShardPartitioner
@@ -38,7 +46,7 @@ def dataset_of(train_counts, test_counts, owners=0, seed=0):
 
 def counted(dataset, partition):
     """Images of each client and class, int64 [clients, classes], of the training and of the test split."""
-    return command.class_counts(dataset, partition).values()
+    return (class_counts(dataset, split, partition.rows[split].values()) for split in SPLITS)
 
 
 def all_rows(partition, split):
@@ -294,7 +302,7 @@ def test_an_iid_test_set_is_spread_evenly(num_clients, partition):
 def test_a_partition_is_made_once_and_again_if_its_file_is_damaged(capsys):
     dataset, config = open_dataset(DataSpec("digits")), configured(num_clients=12, seed=5)
     first = open_partition(dataset, config).rows
-    (path,) = dataset.folder.glob("shards-2-of-12-seed-5.npz")
+    (path,) = dataset.folder.parent.glob("digits-*-shards-2-of-12-seed-5.npz")
     changed = path.stat().st_mtime_ns
     open_partition(dataset, config)
     assert path.stat().st_mtime_ns == changed
@@ -324,9 +332,9 @@ def test_every_scheme_has_its_own_file():
         {"partition": "dirichlet", "dirichlet_beta": 9.0}, {"partition": "dirichlet", "dirichlet_beta": 8.0},
         {"partition": "iid"},
     ):  # fmt: skip
-        before = set(dataset.folder.glob("*.npz"))
+        before = set(dataset.folder.parent.glob("*.npz"))
         open_partition(dataset, configured(**({"num_clients": 20, "seed": 77} | keys)))
-        names |= set(dataset.folder.glob("*.npz")) - before
+        names |= set(dataset.folder.parent.glob("*.npz")) - before
     assert len(names) == 10
 
 

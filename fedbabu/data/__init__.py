@@ -3,6 +3,7 @@
 from fedbabu.data.cache import ImageDataset, open_dataset
 from fedbabu.data.partition import (
     Partition,
+    class_counts,
     make_partition,
     open_partition,
     partition_name,
@@ -19,6 +20,7 @@ __all__ = [
     "Examples",
     "ImageDataset",
     "Partition",
+    "class_counts",
     "client_examples",
     "data_spec",
     "make_partition",

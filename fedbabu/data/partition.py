@@ -3,7 +3,7 @@
 import io
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +50,8 @@ def open_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
     Raises:
         ConfigError: if the dataset cannot be partitioned like that.
     """
-    path = dataset.folder / f"{partition_name(config)}.npz"
+    # Beside the dataset's folder, not in it, which another process may be building again.
+    path = dataset.folder.with_name(f"{dataset.folder.name}-{partition_name(config)}.npz")
 
     def build(building: Path) -> None:
         arrays = {}  # all clients' rows in one, and where each client's end
@@ -116,12 +117,16 @@ def make_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
     elif scheme.by_client:
         test = _own(dataset, train, config.seed)
     else:
-        counts = np.stack([np.bincount(labels["train"][rows], minlength=dataset.num_classes) for rows in train])
-        test = _deal(labels["test"], counts, config.seed)
+        test = _deal(labels["test"], class_counts(dataset, "train", train), config.seed)
     for client, rows in enumerate(zip(train, test, strict=True)):
         if too_small := too_small_client(client, *map(len, rows)):
             raise ConfigError(f"partition = '{scheme.name}': {too_small}: {scheme.way_out}.")
     return Partition({"train": dict(enumerate(train)), "test": dict(enumerate(test))})
+
+
+def class_counts(dataset: ImageDataset, split: str, clients: Iterable[Labels]) -> Labels:
+    """How many images of each class each client holds, int64 [clients, classes], given the rows of each."""
+    return np.stack([np.bincount(dataset.labels[split][rows], minlength=dataset.num_classes) for rows in clients])
 
 
 def too_small_client(client: int, num_train: int, num_test: int) -> str:
