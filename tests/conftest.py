@@ -1,6 +1,7 @@
 """Fixtures: the default run config, a small federation in this process, and a cache of its own."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,11 @@ PROJECT = Path(__file__).parents[1]
 
 def pytest_configure():
     torch.set_num_threads(1)
+
+
+def pytest_unconfigure():
+    for name in ("FEDBABU_CACHE", "FEDBABU_STATE", "HF_HOME"):
+        shutil.rmtree(os.environ[name], ignore_errors=True)
 
 
 @pytest.fixture

@@ -298,6 +298,15 @@ def test_a_negative_label(tmp_path):
         open_dataset(DataSpec(str(tmp_path), "picture", "kind"))
 
 
+@pytest.mark.parametrize("bad_row", [3, 21, 38])
+def test_a_row_is_counted_as_in_the_file_when_a_part_is_held_out(tmp_path, bad_row):
+    labels = [row % 4 for row in range(40)]
+    labels[bad_row] = -7
+    write_folder(tmp_path, splits=("train",), labels=labels)
+    with pytest.raises(ConfigError, match=f"the label -7 in row {bad_row} of its train split"):
+        open_dataset(DataSpec(str(tmp_path), "picture", "kind", test_fraction=0.5))
+
+
 def test_an_image_that_cannot_be_decoded(tmp_path):
     write_folder(tmp_path)
     features = Features({"picture": Image(), "kind": ClassLabel(names=[f"c{i}" for i in range(4)])})

@@ -1,6 +1,6 @@
 """From a dataset's name to the tensors of one client: decode once, partition, augment by the batch."""
 
-from fedbabu.data.cache import ImageDataset, open_dataset
+from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.partition import (
     Partition,
     class_counts,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedbabu.data.cache import ImageDataset, Labels, cached
+from fedbabu.data.cache import cached
+from fedbabu.data.dataset import ImageDataset
+from fedbabu.data.decoding import Labels
 from fedbabu.data.source import SPLITS
 from fedbabu.errors import ConfigError
 from fedbabu.partitions import PARTITIONS
@@ -94,7 +96,7 @@ def make_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
     Raises:
         ConfigError: if the dataset cannot be partitioned like that, or a client comes out too small.
     """
-    from datasets import Dataset
+    from fedbabu.data.rows import Rows
 
     scheme, labels = PARTITIONS[config.partition], dataset.labels
     if not scheme.by_client and MIN_TRAIN * config.num_clients > len(labels["train"]):
@@ -108,10 +110,8 @@ def make_partition(dataset: ImageDataset, config: "RunConfig") -> Partition:
         columns["client"] = dataset.clients["train"]
     with warnings.catch_warnings():  # of what pyarrow will deprecate
         warnings.simplefilter("ignore", FutureWarning)
-        partitioner = scheme.partitioner(config, dataset, Dataset.from_dict(columns))
-        train = [
-            np.asarray(partitioner.load_partition(client)["row"][:], dtype=int) for client in range(config.num_clients)
-        ]
+        partitioner = scheme.partitioner(config, dataset, Rows.from_dict(columns))
+        train = [partitioner.load_partition(client)["row"] for client in range(config.num_clients)]
     if config.iid_test_set:
         test = _spread(labels["test"], config.num_clients, config.seed)
     elif scheme.by_client:

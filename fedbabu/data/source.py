@@ -1,11 +1,12 @@
 """Where a dataset comes from: its splits as flwr-datasets loads them, checked before anything is decoded."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedbabu.data.known import KNOWN_DATASETS, KnownDataset
 from fedbabu.errors import ConfigError
@@ -46,6 +47,7 @@ class Source:
         label_column: of class labels or integers.
         client_column: of anything that tells clients apart; empty if there is none.
         class_names: one per class, if the dataset has them.
+        drawn: if the test split was held out from the training split, the rows there, int64 [n], of both.
     """
 
     name: str
@@ -54,14 +56,24 @@ class Source:
     label_column: str
     client_column: str
     class_names: tuple[str, ...] | None
+    drawn: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def values(self, column: str) -> dict[str, np.ndarray[Any, Any]]:
-        """A column's values in every split.
+        """A column's values in every split, as arrays [n].
 
         Raises:
             ConfigError: if a row has none.
         """
-        return {split: column_values(self.name, split, rows, column) for split, rows in self.splits.items()}
+        columns = {split: rows.with_format("arrow")[column][:] for split, rows in self.splits.items()}
+        for split, values in columns.items():
+            if values.null_count:
+                place = self.place(split, np.flatnonzero(values.is_null())[0])
+                raise ConfigError(f"dataset = '{self.name}' has no '{column}' in {place}: every row needs one.")
+        return {split: values.to_numpy() for split, values in columns.items()}
+
+    def place(self, split: str, row: int) -> str:
+        """Where to find a row of a split in the dataset as it came."""
+        return f"row {self.drawn[split][row]} of its train split" if self.drawn else f"row {row} of its {split} split"
 
     @property
     def known(self) -> KnownDataset | None:
@@ -93,10 +105,9 @@ def load_source(spec: DataSpec) -> Source:
     splits = {split: splits[split] for split in (SPLITS[:1] if fraction else SPLITS)}
     for split, rows in splits.items():
         _check_columns(spec.dataset, split, rows, image, label, client)
-    if fraction:
-        splits = _hold_out(spec.dataset, splits["train"], client or label, fraction)
     names = getattr(splits["train"].features[label], "names", None)  # datasets gives both splits the same
-    return Source(name, splits, image, label, client, tuple(names) if names else None)
+    source = Source(name, splits, image, label, client, tuple(names) if names else None)
+    return _hold_out(source, client or label, fraction) if fraction else source
 
 
 def _load_splits(dataset: str) -> dict[str, "datasets.Dataset"]:
@@ -199,34 +210,21 @@ def _check_columns(dataset: str, split: str, rows: "datasets.Dataset", image: st
         raise ConfigError(f"dataset = '{dataset}' has no rows in its {split} split.")
 
 
-def _hold_out(dataset: str, rows: "datasets.Dataset", column: str, fraction: float) -> dict[str, "datasets.Dataset"]:
-    """Split rows at random into "train" and "test", in the same proportion for every value of a column.
+def _hold_out(source: Source, column: str, fraction: float) -> Source:
+    """Split the training rows at random into "train" and "test", in the same proportion for every value of a column.
 
     The split is part of the dataset, like one that came with it, so it does not depend on a run's seed.
     """
-    _, values = np.unique(column_values(dataset, "train", rows, column), return_inverse=True)
+    rows = source.splits["train"]
+    _, values = np.unique(source.values(column)["train"], return_inverse=True)
     order = np.random.default_rng(0).permutation(len(rows))
     order = order[np.argsort(values[order], kind="stable")]
     due = np.floor(np.arange(len(rows) + 1) * fraction)  # test rows among the first 0, 1, 2, … in this order
     held = np.diff(due) > 0
     if not held.any() or held.all():
         raise ConfigError(
-            f"test-fraction = {fraction} of the {len(rows)} training images of '{dataset}' leaves no image to "
+            f"test-fraction = {fraction} of the {len(rows)} training images of '{source.name}' leaves no image to "
             f"{'train' if held.all() else 'test'} on: {'lower' if held.all() else 'raise'} it."
         )
-    return {"train": rows.select(np.sort(order[~held])), "test": rows.select(np.sort(order[held]))}
-
-
-def column_values(dataset: str, split: str, rows: "datasets.Dataset", column: str) -> np.ndarray[Any, Any]:
-    """A column's values as an array [n].
-
-    Raises:
-        ConfigError: if a row has none.
-    """
-    values = rows.with_format("arrow")[column][:]
-    if values.null_count:
-        row = np.flatnonzero(values.is_null())[0]
-        raise ConfigError(
-            f"dataset = '{dataset}' has no '{column}' in row {row} of its {split} split: every row needs one."
-        )
-    return values.to_numpy()
+    drawn = {"train": np.sort(order[~held]), "test": np.sort(order[held])}
+    return replace(source, splits={split: rows.select(kept) for split, kept in drawn.items()}, drawn=drawn)
