@@ -6,6 +6,7 @@ node p offers client p; with fewer, every node can read the whole dataset and of
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from fedbabu.aggregation import State, weighted_sum
 from fedbabu.algorithms import Part, Phase
@@ -30,11 +32,11 @@ from fedbabu.data import (
 )
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult, evaluate_initial, evaluate_personalized
-from fedbabu.messages import EvaluateReply, Offer, Task, TrainReply
+from fedbabu.messages import NOT_FINITE, EvaluateReply, Offer, Task, TrainReply
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.seeding import Purpose, torch_generator
 from fedbabu.storage import ClientStore, check_writable, state_dir
-from fedbabu.training import DEVICE, train
+from fedbabu.training import DEVICE, Deadline, check_finite, train
 
 app = ClientApp()
 
@@ -43,7 +45,7 @@ app = ClientApp()
 def describe(message: Message, context: Context) -> Message:
     """Say which clients this node offers, what each holds and what the model must fit; or what is wrong."""
     try:
-        content = _Node.of(context).offer().to_content()
+        content = _Node.of(message, context).offer().to_content()
     except ConfigError as error:
         content = Offer.refusal(error)
     return Message(content, reply_to=message)
@@ -52,57 +54,102 @@ def describe(message: Message, context: Context) -> Message:
 @app.train()
 def train_clients(message: Message, context: Context) -> Message:
     """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
-    node = _Node.of(context)
-    task, global_model = Task.from_content(message.content)
-    row, store = node.config.row, node.store(task)
+    node, task, global_model = _unpack(message, context)
+    store = node.store(task)
     model, received = node.models(global_model)
-    num_examples, losses = 0, []
+    examples: dict[int, int] = {}
+    losses: list[float] = []
+    failed: dict[int, str] = {}
 
     def trained_clients() -> Iterator[tuple[State, int]]:
-        nonlocal num_examples
         for client in task.clients:
-            examples = node.examples("train", client)
-            own_model = global_model | store.load(client)
-            model.load_state_dict(global_model if row.trains_kept else own_model)
-            loss = node.train(model, received, row.trains, examples, client, task)
-            shared = _part(model, row.shares)
-            if row.trains_kept:
-                model.load_state_dict(own_model)
-                node.train(model, received, row.trains_kept, examples, client, task)
-            if row.keeps:
-                store.save(client, _part(model, row.keeps))
-            num_examples += len(examples)
-            losses.append(loss * len(examples))
-            yield shared, len(examples)
+            with _noting(failed, client):
+                shared, num_examples, loss = _train_client(node, store, task, client, global_model, model, received)
+                examples[client] = num_examples
+                losses.append(loss * num_examples)
+                yield shared, num_examples
 
     if len(task.clients) == 1:
-        ((update, weight),) = trained_clients()
+        update, weight = next(trained_clients(), ({}, 1))
     else:
         update, weight = weighted_sum(trained_clients()), 1
-    reply = TrainReply(dict(update), weight, num_examples, sum(losses) / num_examples)
+    num_examples = sum(examples.values())
+    loss = sum(losses) / num_examples if examples else 0.0
+    reply = TrainReply(list(examples), update, weight, num_examples, loss, failed)
     return Message(reply.to_content(), reply_to=message)
+
+
+def _train_client(
+    node: "_Node",
+    store: ClientStore,
+    task: Task,
+    client: int,
+    global_model: dict[str, Tensor],
+    model: SplitNetwork,
+    received: SplitNetwork,
+) -> tuple[State, int, float]:
+    """A client's round: what it shares afterwards, its number of examples, and its mean loss.
+
+    Raises:
+        FloatingPointError: if it diverged.
+        TimeoutError: if it took longer than client-timeout.
+    """
+    row, deadline = node.config.row, Deadline(node.config.client_timeout)
+    examples = node.examples("train", client)
+    own_model = global_model | store.load(client, task.needed(client)[0])
+    model.load_state_dict(global_model if row.trains_kept else own_model)
+    loss = node.train(model, received, row.trains, examples, client, task, deadline)
+    shared = _part(model, row.shares)
+    if row.trains_kept:
+        model.load_state_dict(own_model)
+        node.train(model, received, row.trains_kept, examples, client, task, deadline)
+    kept = _part(model, row.keeps)
+    check_finite(loss, *shared.values(), *kept.values())
+    if kept:
+        store.save(client, task.server_round, kept, task.needed(client))
+    return shared, len(examples), loss
 
 
 @app.evaluate()
 def evaluate_clients(message: Message, context: Context) -> Message:
     """Evaluate each client's model, the global one and what the client keeps, fine-tuning it on the way if so asked."""
-    node = _Node.of(context)
-    task, global_model = Task.from_content(message.content)
+    node, task, global_model = _unpack(message, context)
     store, transform = node.store(task), node.dataset.transform
     model, received = node.models(global_model)
     results: dict[int, ClientResult] = {}
+    failed: dict[int, str] = {}
     for client in task.clients:
-        model.load_state_dict(global_model | store.load(client))
-        test = node.examples("test", client)
-        if task.personalize:
-            own = node.examples("train", client)
-            fine_tuning = node.fine_tune(model, received, own, client, task)
-            results[client] = evaluate_personalized(
-                model, own, test, transform, fine_tuning, by_distribution=node.config.iid_test_set
-            )
-        else:
-            results[client] = evaluate_initial(model, test, transform)
-    return Message(EvaluateReply(results).to_content(), reply_to=message)
+        with _noting(failed, client):
+            deadline = Deadline(node.config.client_timeout)
+            model.load_state_dict(global_model | store.load(client, task.needed(client)[0]))
+            test = node.examples("test", client)
+            if task.personalize:
+                own = node.examples("train", client)
+                fine_tuning = deadline.watch(node.fine_tune(model, received, own, client, task))
+                result = evaluate_personalized(
+                    model, own, test, transform, fine_tuning, by_distribution=node.config.iid_test_set
+                )
+            else:
+                result = evaluate_initial(model, test, transform)
+            check_finite(*result.loss)
+            results[client] = result
+    return Message(EvaluateReply(results, failed).to_content(), reply_to=message)
+
+
+def _unpack(message: Message, context: Context) -> "tuple[_Node, Task, dict[str, Tensor]]":
+    global_model = message.content.array_records["arrays"].to_torch_state_dict()
+    return _Node.of(message, context), Task.from_content(message.content), global_model
+
+
+@contextmanager
+def _noting(failed: dict[int, str], client: int) -> Iterator[None]:
+    """Note why a client failed, of whatever kind the error is, and go on with the node's others."""
+    try:
+        yield
+    except FloatingPointError:
+        failed[client] = NOT_FINITE
+    except Exception as error:
+        failed[client] = f"{type(error).__name__}: {error}"
 
 
 def _part(model: SplitNetwork, part: Part) -> State:
@@ -122,14 +169,13 @@ class _Node:
     dataset: ImageDataset
     partition: Partition
     clients: list[int]
-    run_id: int
     num_nodes: int = 0
     owner: bool = False
 
     @classmethod
-    def of(cls, context: Context) -> "_Node":
-        """The node of a message's context. What is costly to open is opened once per process."""
-        config = RunConfig.from_flower(context.run_config)
+    def of(cls, message: Message, context: Context) -> "_Node":
+        """The node that a message has reached. What is costly to open is opened once per process."""
+        config = RunConfig.from_flower(message.content.config_records["run-config"])
         node: Mapping[str, Any] = context.node_config
         number, num_nodes = node.get("partition-id"), node.get("num-partitions", 0)
         if own_folder := node.get("data-path"):
@@ -139,14 +185,12 @@ class _Node:
                     f"client's number, from 0 to num-clients - 1 = {config.num_clients - 1}."
                 )
             dataset = open_dataset(data_spec(config, own_folder))
-            return cls(
-                config, dataset, whole_dataset(dataset, number, config.seed), [number], context.run_id, owner=True
-            )
+            return cls(config, dataset, whole_dataset(dataset, number, config.seed), [number], owner=True)
         dataset, partition = open_simulated_data(config)
         clients = partition.clients
         if number is not None and num_nodes >= len(clients):
             clients = clients[number : number + 1]
-        return cls(config, dataset, partition, clients, context.run_id, num_nodes)
+        return cls(config, dataset, partition, clients, num_nodes)
 
     def models(self, global_model: State) -> tuple[SplitNetwork, SplitNetwork]:
         """A network to work on, and one that is the global model; both are opened once per process.
@@ -171,7 +215,7 @@ class _Node:
                     f"Nodes that share clients must share the run folder {run}, where '{self.config.algorithm}' keeps "
                     "a part of every client's model; this one cannot see it."
                 )
-            run = state_dir() / f"{run.name}-{self.run_id}"
+            run = state_dir() / f"{run.name}-{task.run_id}"
         return ClientStore(run / "clients")
 
     def offer(self) -> Offer:
@@ -209,16 +253,17 @@ class _Node:
         examples: Examples,
         client: int,
         task: Task,
+        deadline: "Deadline",
     ) -> float:
         """Train a model for the task's rounds and return the mean loss over their epochs."""
         losses: list[float] = []
         for training_round in task.rounds:
             learning_rate = self.config.learning_rate_of(training_round)
-            losses += train(
+            losses += deadline.watch(train(
                 model, received, examples, self.dataset.transform, phases, self.config,
                 torch_generator(self.config.seed, Purpose.TRAINING, training_round, client),
                 epochs=self.config.num_local_epochs, learning_rate=learning_rate,
-            )  # fmt: skip
+            ))  # fmt: skip
         return sum(losses) / len(losses)
 
     def fine_tune(

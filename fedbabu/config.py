@@ -19,6 +19,9 @@ from fedbabu.partitions import PARTITIONS
 
 VISITS = 10  # rounds in which all clients are visited once, if they never communicate; only for a line now and then
 
+# What a resumed run may be given anew: where the data are now, and how to meet faults.
+RESUMED_WITH = ("dataset", "checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries")
+
 Check = tuple[str, Callable[[Any], bool]]  # what is allowed, in words, and its test
 
 
@@ -128,6 +131,15 @@ class RunConfig:
         "rounds between evaluations of the initial accuracy on all clients; 0 for none before the last",
         _at_least(0),
     )
+    checkpoint_every: int = _key("rounds between checkpoints, from which a run can be resumed", _at_least(1))
+    client_timeout: float = _key(
+        "seconds that a client may take for its part of a round, training or evaluation; 0 for any time",
+        _NOT_NEGATIVE,
+    )
+    min_fit_clients: int = _key(
+        "clients that must have trained well, or the round is repeated with others", _at_least(1)
+    )
+    max_round_retries: int = _key("times that a round is repeated before the run stops", _at_least(0))
     seed: int = _key(
         "of everything random: initialization, partition, sampling, batches",
         ("an integer from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
@@ -135,6 +147,7 @@ class RunConfig:
     results_dir: str = _key(
         "where run folders go; a relative path starts where the local SuperLink was started", _NONEMPTY
     )
+    resume: str = _key("the folder of an unfinished run to go on with, in its own configuration; empty for none", _TEXT)
 
     @classmethod
     def from_flower(cls, run_config: Mapping[str, object]) -> "RunConfig":
@@ -158,7 +171,23 @@ class RunConfig:
         _check_together(config)
         return config
 
-    def to_flower(self) -> dict[str, str | int | float | bool]:
+    def resuming(self, recorded: Mapping[str, object]) -> "RunConfig":
+        """The configuration with which a run goes on: the recorded one, and of this one only what a machine decides.
+
+        Raises:
+            ConfigError: if this one asks for something else than what was recorded.
+        """
+        given, defaults = self.to_flower(), default_run_config()
+        for key, value in recorded.items():
+            if key not in RESUMED_WITH and key in given and given[key] not in (value, defaults[key]):
+                raise ConfigError(
+                    f"resume = '{self.resume}' goes on with {key} = {value!r}, but {key} = {given[key]!r} was given: "
+                    "leave it out, or start a run of its own."
+                )
+        new = {key: given[key] for key in RESUMED_WITH if given[key] != defaults[key]}
+        return RunConfig.from_flower(given | dict(recorded) | new | {"resume": ""})
+
+    def to_flower(self) -> dict[str, Any]:
         """The same configuration under Flower's key names."""
         return {_key_name(spec.name): getattr(self, spec.name) for spec in fields(self)}
 
@@ -235,6 +264,12 @@ def _check_together(config: RunConfig) -> None:
         ConfigError: naming the keys that do not fit together.
     """
     row, name = ALGORITHMS[config.algorithm], config.algorithm
+    if config.fraction_train and config.min_fit_clients > config.clients_per_round:
+        raise ConfigError(
+            f"min-fit-clients = {config.min_fit_clients} is more than the {config.clients_per_round} clients that "
+            f"fraction-train = {config.fraction_train} samples in a round: it must be from 1 to "
+            f"{config.clients_per_round}."
+        )
     if row.continues and not config.initial_model.strip():
         raise ConfigError(
             f"algorithm = '{name}' continues a finished '{row.continues}' run, but initial-model is empty: it must be "

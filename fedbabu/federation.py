@@ -1,6 +1,6 @@
 """Clients and nodes are two numbers: which clients there are, which nodes offer them, and who gets which."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedbabu.models import ImageShape
@@ -42,15 +42,27 @@ class Federation:
         """How many nodes offer at least one client."""
         return len({node for nodes in self.nodes_of.values() for node in nodes})
 
-    def assign(self, clients: Iterable[int]) -> dict[int, list[int]]:
+    def assign(
+        self, clients: Iterable[int], nodes: Collection[int] | None = None, unless: Collection[int] = ()
+    ) -> dict[int, list[int]]:
         """Give each client to one of the nodes that offer it, so that the nodes' example counts come out even.
 
-        Largest client first, always to the node with the least so far. Returns the clients of each node that has any.
+        Largest client first, always to the node with the least so far.
+
+        Args:
+            clients: ids.
+            nodes: that are connected; None for all.
+            unless: nodes to give a client to only if no other offers it.
+
+        Returns:
+            The clients of each node that has any; a client that no connected node offers is in none.
         """
-        load = {node: 0 for nodes in self.nodes_of.values() for node in nodes}
+        load = {node: 0 for offering in self.nodes_of.values() for node in offering if nodes is None or node in nodes}
         assigned: dict[int, list[int]] = {}
         for client in sorted(clients, key=lambda client: (-self.clients[client].num_train, client)):
-            node = min(self.nodes_of[client], key=lambda node: (load[node], node))
-            load[node] += self.clients[client].num_train
-            assigned.setdefault(node, []).append(client)
+            offering = [node for node in self.nodes_of[client] if node in load]
+            if offering:
+                node = min(offering, key=lambda node: (node in unless, load[node], node))
+                load[node] += self.clients[client].num_train
+                assigned.setdefault(node, []).append(client)
         return assigned

@@ -1,13 +1,17 @@
 """What the server and the nodes say to each other, and how it travels in the records of Flower's messages.
 
 A query is answered with an `Offer`; a train or evaluate message carries a `Task` and is answered with a
-`TrainReply` or an `EvaluateReply`.
+`TrainReply` or an `EvaluateReply`. Every message to a node carries the run configuration, which is the server's to
+decide. A node's replies are checked here before anything else sees them.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedbabu.errors import ConfigError
@@ -15,6 +19,14 @@ from fedbabu.evaluation import ClientResult
 
 # What a ClientResult has a value of for every fine-tuning epoch.
 PER_EPOCH = ("accuracy", "loss", "id_accuracy", "ood_accuracy")
+
+NOT_FINITE = "loss not finite"  # why a client failed that diverged
+MAX_REASON = 300  # characters of what a node says is wrong
+NPY_HEADER = 4096  # bytes that NumPy's format may add to an array's own
+
+
+class ReplyError(ValueError):
+    """A reply that is not what was asked for; says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -71,29 +83,43 @@ class Task:
     """What a node shall do with the global model, and for which clients.
 
     Attributes:
-        run: the absolute path of the run folder, whose last part names the run.
+        run: the absolute path of the run folder.
+        run_id: tells this run from others of the same name.
         server_round: of the message.
         clients: ids.
+        kept: for each client, the rounds whose kept state it must not forget, as text ("7 3"); it starts from that of
+            the first, or from none if that is 0.
         rounds: of training, one after the other; usually this round's alone. In evaluation, none.
         personalize: in evaluation, whether to measure accuracy without the head and after each epoch of
             fine-tuning too.
     """
 
     run: str
+    run_id: str
     server_round: int
     clients: list[int]
+    kept: list[str]
     rounds: list[int]
     personalize: bool = False
 
-    def to_content(self, global_model: ArrayRecord) -> RecordDict:
-        """Pack, with the global model."""
-        return RecordDict({"arrays": global_model, "config": ConfigRecord(asdict(self))})
+    def to_content(self, global_model: ArrayRecord, run_config: ConfigRecord) -> RecordDict:
+        """Pack, with the global model and the run configuration."""
+        return RecordDict({"arrays": global_model, "run-config": run_config, "task": ConfigRecord(asdict(self))})
 
     @classmethod
-    def from_content(cls, content: RecordDict) -> tuple["Task", dict[str, Tensor]]:
-        """Unpack, with the global model's state dict."""
-        fields: dict[str, Any] = dict(content.config_records["config"])
-        return cls(**fields), content.array_records["arrays"].to_torch_state_dict()
+    def from_content(cls, content: RecordDict) -> "Task":
+        """Unpack."""
+        fields: dict[str, Any] = dict(content.config_records["task"])
+        return cls(**fields)
+
+    def of(self, clients: list[int]) -> "Task":
+        """The same for some of its clients."""
+        kept = dict(zip(self.clients, self.kept, strict=True))
+        return replace(self, clients=clients, kept=[kept[client] for client in clients])
+
+    def needed(self, client: int) -> list[int]:
+        """The rounds whose kept state a client must not forget; it starts from that of the first."""
+        return [int(server_round) for server_round in self.kept[self.clients.index(client)].split()]
 
 
 @dataclass(frozen=True)
@@ -101,39 +127,71 @@ class TrainReply:
     """What a node's clients share after training: `update` times `weight` is their sum weighted by example counts.
 
     Attributes:
+        clients: ids of those that trained well.
         update: one client's own parameters, float32; or of several clients the weighted sum, float64, which must
-            not be rounded.
+            not be rounded; nothing if no client trained well.
         weight: one client's example count, as Flower's FedAvg would have it; or 1.
-        num_examples: of all the node's clients.
+        num_examples: of all these clients.
         train_loss: their mean, weighted likewise.
+        failed: why each of the other clients did not.
     """
 
-    update: dict[str, Tensor]
+    clients: list[int]
+    update: Mapping[str, Tensor]
     weight: int
     num_examples: int
     train_loss: float
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     def to_content(self) -> RecordDict:
         """Pack."""
-        arrays = ArrayRecord({name: value.cpu() for name, value in self.update.items()})
-        metrics = MetricRecord(
-            {"num-examples": self.num_examples, "weight": self.weight, "train-loss": self.train_loss}
+        metrics: dict[str, Any] = {key: getattr(self, key) for key in ("clients", "weight", "train_loss")}
+        return RecordDict(
+            {
+                "arrays": ArrayRecord({name: value.cpu() for name, value in self.update.items()}),
+                "metrics": MetricRecord({"num-examples": self.num_examples, **metrics}),
+                "failed": _failed_record(self.failed),
+            }
         )
-        return RecordDict({"arrays": arrays, "metrics": metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict) -> "TrainReply":
-        """Unpack."""
-        metrics: dict[str, Any] = dict(content.metric_records["metrics"])
-        update = content.array_records["arrays"].to_torch_state_dict()
-        return cls(update, metrics["weight"], metrics["num-examples"], metrics["train-loss"])
+    def from_content(
+        cls, content: RecordDict, asked: Collection[int], num_train: Mapping[int, int], shared: Mapping[str, Tensor]
+    ) -> "TrainReply":
+        """Unpack, and check.
+
+        Args:
+            content: of the reply.
+            asked: the clients that the node was asked to train.
+            num_train: every client's training examples.
+            shared: what is shared of the global model, for its names, shapes and types.
+
+        Raises:
+            ReplyError: if it is not what was asked for.
+        """
+        clients, metrics = _checked_clients(content, asked), dict(content.metric_records["metrics"])
+        num_examples, weight, loss = (metrics.get(key) for key in ("num-examples", "weight", "train_loss"))
+        expected = sum(num_train[client] for client in clients)
+        if type(num_examples) is not int or num_examples != expected:
+            raise ReplyError(f"its num-examples is {num_examples!r}, its clients have {expected}")
+        if type(weight) is not int or weight not in (1, expected):
+            raise ReplyError(f"its weight is {weight!r}, neither 1 nor {expected}")
+        if type(loss) is not float or not math.isfinite(loss):
+            raise ReplyError(f"its train_loss is {loss!r}")
+        failed = _failed(content, set(asked) - set(clients))
+        if not clients:
+            return cls(clients, {}, weight, num_examples, loss, failed)
+        dtype = torch.float32 if weight == expected else torch.float64
+        update = _checked_state(content, {name: value.to(dtype) for name, value in shared.items()})
+        return cls(clients, update, weight, num_examples, loss, failed)
 
 
 @dataclass(frozen=True)
 class EvaluateReply:
-    """What each of a node's clients measured, by its id."""
+    """What each of a node's clients measured, by its id, and why the others did not."""
 
-    results: dict[int, ClientResult]
+    results: Mapping[int, ClientResult]
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     def to_content(self) -> RecordDict:
         """Pack: lists with a value per fine-tuning epoch follow one another, client by client."""
@@ -144,22 +202,101 @@ class EvaluateReply:
         metrics["without_head_accuracy"] = [
             result.without_head_accuracy for result in results if result.without_head_accuracy is not None
         ]
-        return RecordDict({"metrics": MetricRecord(metrics)})
+        return RecordDict({"metrics": MetricRecord(metrics), "failed": _failed_record(self.failed)})
 
     @classmethod
-    def from_content(cls, content: RecordDict) -> "EvaluateReply":
-        """Unpack."""
+    def from_content(cls, content: RecordDict, asked: Collection[int]) -> "EvaluateReply":
+        """Unpack, and check.
+
+        Raises:
+            ReplyError: if it is not what was asked for.
+        """
+        clients = _checked_clients(content, asked)
+        failed = _failed(content, set(asked) - set(clients))
+        if not clients:
+            return cls({}, failed)
         metrics: dict[str, Any] = dict(content.metric_records["metrics"])
-        clients, without_head = metrics["clients"], metrics["without_head_accuracy"]
         columns = {}
-        for name in PER_EPOCH:
-            values = len(metrics[name]) // len(clients)
-            columns[name] = [metrics[name][index * values : (index + 1) * values] for index in range(len(clients))]
-        results = {
-            client: ClientResult(
-                **{name: column[index] for name, column in columns.items()},
-                without_head_accuracy=without_head[index] if without_head else None,
-            )
-            for index, client in enumerate(clients)
-        }
-        return cls(results)
+        for name in (*PER_EPOCH, "without_head_accuracy"):
+            column = metrics.get(name)
+            if type(column) is not list or len(column) % len(clients) or any(type(v) is not float for v in column):
+                raise ReplyError(f"its {name} is not a number for every client")
+            values = len(column) // len(clients)
+            columns[name] = [column[index * values : (index + 1) * values] for index in range(len(clients))]
+        if not 0 < len(columns["accuracy"][0]) == len(columns["loss"][0]):
+            raise ReplyError("its accuracy and loss are not of the same epochs")
+        for name in ("accuracy", "without_head_accuracy"):
+            if not all(0 <= value <= 100 for value in metrics[name]):
+                raise ReplyError(f"its {name} is not within 0 and 100 percent")
+        if not all(math.isfinite(value) for value in metrics["loss"]):
+            raise ReplyError("its loss is not finite")
+        without_head = columns.pop("without_head_accuracy")
+        return cls(
+            {
+                client: ClientResult(
+                    **{name: column[index] for name, column in columns.items()},
+                    without_head_accuracy=without_head[index][0] if without_head[index] else None,
+                )
+                for index, client in enumerate(clients)
+            },
+            failed,
+        )
+
+
+def _checked_clients(content: RecordDict, asked: Collection[int]) -> list[int]:
+    """The clients that a reply is about."""
+    if "metrics" not in content.metric_records or "failed" not in content.config_records:
+        raise ReplyError(f"it holds {', '.join(content) or 'nothing'}, not metrics and failed")
+    clients = content.metric_records["metrics"].get("clients")
+    if type(clients) is not list or len(set(clients)) != len(clients) or not set(clients) <= set(asked):
+        raise ReplyError(f"it is about the clients {clients!r}, asked were {sorted(asked)}")
+    return clients  # type: ignore[return-value]
+
+
+def _checked_state(content: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The arrays of a reply, if they have the names, shapes and types of a state dict and are finite."""
+    arrays = content.array_records.get("arrays")
+    if arrays is None:
+        raise ReplyError("it holds no arrays")
+    for name in sorted(arrays.keys() - like.keys()):
+        raise ReplyError(f"it holds {name}, which is not shared")
+    state = {}
+    for name, expected in like.items():
+        if name not in arrays:
+            raise ReplyError(f"it lacks {name}")
+        state[name] = _checked_tensor(name, arrays[name], expected)
+    return state
+
+
+def _checked_tensor(name: str, array: Array, expected: Tensor) -> Tensor:
+    form = (tuple(expected.shape), str(expected.dtype).removeprefix("torch."))
+    said = (tuple(array.shape), array.dtype)
+    if said != form:
+        raise ReplyError(f"its {name} is {said[1]} {list(said[0])}, not {form[1]} {list(form[0])}")
+    if len(array.data) > expected.numel() * expected.element_size() + NPY_HEADER:
+        raise ReplyError(f"its {name} has {len(array.data)} bytes, too many for {form[1]} {list(form[0])}")
+    try:
+        values = array.numpy()
+    except Exception as error:  # of many kinds, by what is wrong with the bytes
+        raise ReplyError(f"its {name} cannot be read: {error}") from error
+    if (values.shape, str(values.dtype)) != form:
+        raise ReplyError(f"its {name} holds {values.dtype} {list(values.shape)}, not {form[1]} {list(form[0])}")
+    tensor = torch.from_numpy(values.copy())
+    if not torch.isfinite(tensor).all():
+        raise ReplyError(f"its {name} is not finite")
+    return tensor
+
+
+def _failed_record(failed: Mapping[int, str]) -> ConfigRecord:
+    return ConfigRecord({"clients": list(failed), "reasons": list(failed.values())})
+
+
+def _failed(content: RecordDict, missing: Collection[int]) -> dict[int, str]:
+    """Why clients that were asked are not among those that did well, as far as the node says."""
+    record: dict[str, Any] = dict(content.config_records["failed"])
+    try:
+        said = dict(zip(record["clients"], record["reasons"], strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReplyError("it does not say which clients failed, and why") from error
+    reasons = {client: " ".join(str(said.get(client, "its node does not say why")).split()) for client in missing}
+    return {client: reason[:MAX_REASON] for client, reason in reasons.items()}

@@ -33,8 +33,11 @@ def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:
     """Accuracy before fine-tuning, the mean over all clients, against the round, one line a run."""
     figure, axes = _figure(runs)
     for run, color in zip(runs, _colors(runs), strict=True):
-        points = [(r["round"], r["initial-accuracy"]) for r in run.rounds if "initial-accuracy" in r]
+        records = [record for record in run.rounds if "initial-accuracy" in record]
+        points = [(record["round"], record["initial-accuracy"]) for record in records]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=color, label=_label(run))
+        if partial := [point for record, point in zip(records, points, strict=True) if record.get("missing")]:
+            axes.plot(*zip(*partial, strict=True), "x", markersize=9, color=color, label="not of all clients")
     axes.set(xlabel="Communication round", ylabel="Accuracy before fine-tuning, mean over clients (%)")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -188,7 +191,9 @@ def _title(run: RunFolder) -> str:
 
 
 def _label(run: RunFolder) -> str:
-    return f"{run.config['algorithm']} (seed {run.config['seed']})"
+    summary = run.summary
+    covered = f", {run.covered}" if summary.get("missing") else ""
+    return f"{run.config['algorithm']} (seed {run.config['seed']}{covered})"
 
 
 def _colors(runs: Sequence[RunFolder]) -> list[str]:

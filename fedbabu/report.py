@@ -8,11 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedbabu.checkpoints import Checkpoint
 from fedbabu.config import RunConfig
+from fedbabu.errors import why
 from fedbabu.federation import Federation
 from fedbabu.models import SplitNetwork
 from fedbabu.partitions import PARTITIONS
-from fedbabu.results import RunFolder
+from fedbabu.results import RunFolder, clients_covered
 
 # A forward pass costs about a third of a training step; only the estimate of the time left depends on it.
 FORWARD_COST = 1 / 3
@@ -45,8 +47,8 @@ class Progress:
             config.num_finetune_epochs if p.epochs is None else p.epochs for p in row.personalizes
         )
 
-    def start(self, model: SplitNetwork, path: Path) -> None:
-        """Say what is about to run, where, and where its results go."""
+    def start(self, model: SplitNetwork, path: Path, checkpoint: Checkpoint) -> None:
+        """Say what is about to run, where, and where its results go; and what is done already, if anything."""
         config, federation = self.config, self.federation
         train, test = (
             sum(getattr(client, split) for client in federation.clients.values()) for split in ("num_train", "num_test")
@@ -62,6 +64,10 @@ class Progress:
             f"SuperNodes ({', '.join(federation.devices)})\n"
             f"Run folder: {path}"
         )
+        for record in checkpoint.history:
+            self._count(record)
+        if checkpoint.server_round:
+            _say(f"Going on after round {checkpoint.server_round} of {config.num_rounds}")
 
     def _rounds(self) -> str:
         config = self.config
@@ -81,10 +87,8 @@ class Progress:
 
     def round(self, record: dict[str, Any]) -> None:
         """Print a round's line."""
-        self.images += self.epochs * len(self.config.local_rounds(record["round"])) * record["num-examples"]
-        self.images += round(self.config.server_data_fraction * self._num_train)
-        self.seconds += record["train-seconds"]
-        self.done, rounds = record["round"], self.config.num_rounds
+        self._count(record)
+        rounds = self.config.num_rounds
         parts = [f"round {self.done:>{len(str(rounds))}}/{rounds}"]
         parts += [f"{title} {record[key]:.4f}" for key, title in LOSSES.items() if key in record]
         parts.append(f"{record['seconds']:6.1f} s")
@@ -92,9 +96,23 @@ class Progress:
             parts.append(f"{_duration(self._seconds_left())} left")
         if "initial-accuracy" in record:
             parts.append(f"{self._accuracy} {record['initial-accuracy']:.2f} %")
+            if record["missing"]:
+                num = len(self.federation.clients)
+                parts[-1] += f" of {clients_covered(num - len(record['missing']), num)}, not {why(record['missing'])}"
         if "test-accuracy" in record:
             parts.append(f"on the whole test set {record['test-accuracy']:.2f} %")
+        if record["attempts"] > 1:
+            parts.append(f"attempt {record['attempts']}")
+        if record["failed"]:
+            parts.append(f"left out: {why(record['failed'])}")
         _say("   ".join(parts))
+
+    def _count(self, record: dict[str, Any]) -> None:
+        """Take a round into the estimates of the time left."""
+        self.images += self.epochs * len(self.config.local_rounds(record["round"])) * record["num-examples"]
+        self.images += round(self.config.server_data_fraction * self._num_train)
+        self.seconds += record["train-seconds"]
+        self.done = record["round"]
 
     def fine_tuning(self) -> None:
         """Say that the final evaluation begins, and how long it may take."""
@@ -147,8 +165,12 @@ def final_report(run: RunFolder) -> str:
     text = io.StringIO()
     Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(table)
     share = summary["evaluate-seconds"] / summary["seconds"]
+    missing = {int(client): reason for client, reason in summary.get("missing", {}).items()}
+    notes = f", missing {why(missing)}" if missing else ""
+    if summary.get("failed"):
+        notes += f"\n{summary['failed']} times, a client was left out of a round; rounds.jsonl says which, and why"
     return (
-        f"\nMean ± std over {summary['num-clients']} clients\n{text.getvalue()}"
+        f"\nMean ± std over {run.covered}{notes}\n{text.getvalue()}"
         f"{_duration(summary['seconds'])} in all, {share:.0%} of it evaluating; "
         f"{summary['bytes-sent'] / 1e6:.1f} MB sent to the nodes, {summary['bytes-received'] / 1e6:.1f} MB received\n"
         f"Run folder: {run.path}"

@@ -2,6 +2,7 @@
 
 config.json        the resolved configuration, what the data are, and the package versions; at the start
 rounds.jsonl       one line per round, appended as it happens
+checkpoints/       the newest two checkpoints, from which the run can be resumed
 clients/           what each client keeps, as safetensors, if the algorithm keeps anything
 clients.jsonl      one line per client of the final evaluation
 model.safetensors  the global model after the last round; written before the final evaluation
@@ -9,10 +10,15 @@ summary.json       mean ± std over clients, beside the paper's
 plots/             the figures as PNG
 """
 
+import errno
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import secrets
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
@@ -20,21 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig
+from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
 from fedbabu.paper import find_cells
-from fedbabu.storage import load_state, save_state
+from fedbabu.storage import load_state, remove_unfinished, save_state, write_whole
 
 PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "numpy")
 MODEL_FILE = "model.safetensors"
 
 # Keys in which runs of one setting may differ.
 APART = {
-    "algorithm", "seed", "initial-model", "results-dir", "evaluate-every", "dataset", "image-column", "label-column",
+    "algorithm", "seed", "initial-model", "results-dir", "resume", "evaluate-every", "checkpoint-every",
+    "client-timeout", "min-fit-clients", "max-round-retries", "dataset", "image-column", "label-column",
 }  # fmt: skip
 
 Record = dict[str, Any]
@@ -48,7 +57,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: RunConfig, federation: Federation) -> "RunFolder":
-        """Make the folder of a new run, named by time, algorithm and dataset, and write its configuration."""
+        """Make the folder of a new run, named by time, algorithm and dataset, and write its configuration.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
         parent = results_path(config)
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.algorithm}-{Path(federation.dataset).name}"
         for number in count(1):
@@ -69,14 +82,83 @@ class RunFolder:
         versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
         run._write_json(
             "config.json",
-            {"run-config": config.to_flower(), "dataset": data, "federation": nodes, "versions": versions},
+            {
+                "run-id": secrets.token_hex(4),
+                "run-config": config.to_flower(),
+                "dataset": data,
+                "clients-checksum": _checksum(federation),
+                "federation": nodes,
+                "versions": versions,
+            },
         )
         return run
 
+    @classmethod
+    def resumable(cls, resume: str) -> "RunFolder":
+        """The folder of a run that was begun and is not finished.
+
+        Raises:
+            ConfigError: if there is no such run there.
+        """
+        run = cls(os.path.abspath(Path(resume).expanduser()))
+        given = f"resume = '{resume}'"
+        try:
+            recorded = run._read_json("config.json")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{given} must be the folder of a run, but {run.path} is not ({error}).") from error
+        if (run.path / "summary.json").exists():
+            raise ConfigError(f"{given} is a finished run ({run.path / 'summary.json'}): there is nothing to resume.")
+        if "run-id" not in recorded:
+            raise ConfigError(f"{given} is a run of an older version, which wrote no checkpoints: start it again.")
+        return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep this run to one process, until it ends.
+
+        Raises:
+            ConfigError: if another one has it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise ConfigError(
+                f"The run in {self.path} is going on in another process: wait for it, or stop it."
+            ) from error
+
+    def check_federation(self, federation: Federation) -> None:
+        """Make sure that a resumed run finds the clients that it began with.
+
+        Raises:
+            ConfigError: if there are others, or they hold other examples.
+        """
+        if self._read_json("config.json")["clients-checksum"] != _checksum(federation):
+            raise ConfigError(
+                f"The clients of the run in {self.path} held other examples than these clients do: give it the same "
+                f"data ('{self.config['dataset']}'), or start a new run."
+            )
+
+    def rewind(self, history: Sequence[Record]) -> None:
+        """Forget all that came after a checkpoint, and what a killed process left unfinished."""
+        remove_unfinished(self.path)
+        self._write("rounds.jsonl", _lines(history))
+
     def append_round(self, record: Mapping[str, Any]) -> None:
-        """Append a round's record to rounds.jsonl."""
-        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append a round's record to rounds.jsonl.
+
+        Raises:
+            OSError: if it cannot be written; then the file is as before.
+        """
+        path = self.path / "rounds.jsonl"
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(line := _lines([record])) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                file.truncate(before)
+                raise OSError(error.errno, error.strerror, str(path)) from error
 
     def write_clients(self, results: Mapping[int, ClientResult], federation: Federation) -> None:
         """Write clients.jsonl: a line per client, with what it holds and what it measured."""
@@ -97,14 +179,14 @@ class RunFolder:
             }
             for client, result in results.items()
         ]
-        self._write("clients.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._write("clients.jsonl", _lines(lines))
 
     def write_model(self, state: Mapping[str, Tensor]) -> None:
         """Write the final global model's state dict as safetensors."""
         save_state(self.path / MODEL_FILE, state)
 
-    def write_summary(self) -> None:
-        """Write summary.json from the clients' and rounds' records."""
+    def write_summary(self, missing: Mapping[int, str]) -> None:
+        """Write summary.json from the clients' and rounds' records, and which clients are missing, and why."""
         paper = {
             metric: {"mean": cell.mean, "std": cell.std, "table": cell.table}
             for metric, cell in find_cells(self.config, self.dataset).items()
@@ -117,9 +199,10 @@ class RunFolder:
             key: sum(record[key] for record in self.rounds)
             for key in ("seconds", "train-seconds", "evaluate-seconds", "bytes-sent", "bytes-received")
         }
-        self._write_json(
-            "summary.json", {"num-clients": len(self.clients), "accuracy": accuracy, "paper": paper, **totals}
-        )
+        totals["failed"] = sum(len(record["failed"]) for record in self.rounds)
+        totals["repeated-rounds"] = sum(record["attempts"] > 1 for record in self.rounds)
+        clients = {"num-clients": len(self.clients), "missing": missing}
+        self._write_json("summary.json", {**clients, "accuracy": accuracy, "paper": paper, **totals})
 
     def accuracies(self) -> dict[str, np.ndarray]:
         """The accuracy of every client in percent, float64 [clients], by metric.
@@ -142,6 +225,17 @@ class RunFolder:
                     accuracies[f"{kind}-initial"] = column(f"{kind}-accuracy", 0)
                 accuracies[f"{kind}-personalized"] = column(f"{kind}-accuracy", -1)
         return {metric: values for metric, values in accuracies.items() if not np.isnan(values).all()}
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run from others of the same name."""
+        return self._read_json("config.json")["run-id"]
+
+    @property
+    def covered(self) -> str:
+        """Of how many clients the final evaluation is: "100 clients", or "97 of 100 clients"."""
+        summary = self.summary
+        return clients_covered(summary["num-clients"], summary["num-clients"] + len(summary.get("missing", {})))
 
     @property
     def config(self) -> Record:
@@ -176,16 +270,14 @@ class RunFolder:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def _read_lines(self, name: str) -> list[Record]:
-        lines = (self.path / name).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        text = (self.path / name).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self._write(name, json.dumps(content, indent=2).encode())
 
     def _write(self, name: str, content: bytes) -> None:
-        unfinished = self.path / f"{name}.tmp"
-        unfinished.write_bytes(content)
-        unfinished.replace(self.path / name)
+        write_whole(self.path / name, content)
 
 
 def finished_runs(results_dir: str | Path) -> list[RunFolder]:
@@ -211,6 +303,22 @@ def _same_setting(run: RunFolder, other: RunFolder) -> bool:
     """Whether two runs may be compared. A key that one of them does not know, being older, tells nothing."""
     one, two = run.config, other.config
     return run.dataset == other.dataset and all(one[key] == two[key] for key in (one.keys() & two.keys()) - APART)
+
+
+def clients_covered(num: int, of: int) -> str:
+    """How many there are, and of how many if these are not all: "97 of 100 clients"."""
+    return f"{num} clients" if num == of else f"{num} of {of} clients"
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """Records as JSON lines."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def _checksum(federation: Federation) -> str:
+    """The CRC-32 of what every client holds, as far as the server knows."""
+    clients = [[client, *astuple(info)] for client, info in sorted(federation.clients.items())]
+    return f"{zlib.crc32(json.dumps(clients).encode()):08x}"
 
 
 def _version(package: str) -> str:

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from fedbabu.checkpoints import Checkpoint, Checkpoints
 from fedbabu.config import RunConfig
 from fedbabu.data import too_small_client
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, DivergedError, RunError
 from fedbabu.federation import ClientInfo, Federation
 from fedbabu.initial_model import open_initial_model
 from fedbabu.messages import Offer
@@ -29,42 +30,74 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run one experiment, from its configuration to its report."""
+    """Run one experiment, or what is left of it, from its configuration to its report."""
     with _flower_quiet():
-        config = RunConfig.from_flower(context.run_config)
-        check_writable(results_path(config), f"results-dir = '{config.results_dir}'")
+        config, run = RunConfig.from_flower(context.run_config), None
+        if config.resume:
+            run = RunFolder.resumable(config.resume)
+            config = config.resuming(run.config)
+        else:
+            check_writable(results_path(config), f"results-dir = '{config.results_dir}'")
         print(
             f"Looking for {config.num_clients} clients and their data, '{config.dataset}' (decoded once per machine) …",
             flush=True,
         )
         federation = discover(grid, config)
         model = open_initial_model(config, federation)
-        initial_model = {name: value.clone() for name, value in model.state_dict().items()}
+        start = Checkpoint(0, {name: value.clone() for name, value in model.state_dict().items()}, {}, [], None)
         server_data = ServerData.open(config, federation, model) if config.server_trains else None
-        run = RunFolder.create(config, federation)
-        progress = Progress(config, federation)
+        run = run or RunFolder.create(config, federation)
+        with run.locked():
+            run.check_federation(federation)
+            checkpoints = Checkpoints(run.path)
+            saved = [*checkpoints.usable(elsewhere=federation.owners), start]
+            run.rewind(saved[0].history)
+            progress = Progress(config, federation)
+            progress.start(model, run.path, saved[0])
 
-        def on_round(record: dict[str, Any]) -> None:
-            run.append_round(record)
-            progress.round(record)
+            def on_round(record: dict[str, Any]) -> None:
+                run.append_round(record)
+                progress.round(record)
 
-        def on_evaluation(personalize: bool) -> None:
-            if personalize:  # saved first: the training is worth keeping whatever becomes of the evaluation
-                run.write_model(strategy.global_model)
-                progress.fine_tuning()
+            def on_evaluation(personalize: bool) -> None:
+                if personalize:  # saved first: the training is worth keeping whatever becomes of the evaluation
+                    run.write_model(strategy.global_model)
+                    progress.fine_tuning()
 
-        progress.start(model, run.path)
-        strategy = SharedPartFedAvg(config, federation, initial_model, run.path, server_data, on_round, on_evaluation)
-        strategy.start(
-            grid,
-            initial_arrays=ArrayRecord(initial_model),
-            num_rounds=config.num_rounds,
-            timeout=float("inf"),
-        )
-        run.write_clients(strategy.results, federation)
-        run.write_summary()
-        save_plots(run)
-        print(final_report(run), flush=True)
+            strategy = SharedPartFedAvg(
+                config, federation, run.path, run.run_id, saved, server_data, on_round, on_evaluation, checkpoints.save
+            )
+            with _leaving_resumable(run, strategy):
+                strategy.start(
+                    grid,
+                    initial_arrays=ArrayRecord(strategy.global_model),
+                    num_rounds=config.num_rounds,
+                    timeout=config.client_timeout,
+                    train_config=ConfigRecord(config.to_flower()),
+                )
+                run.write_clients(strategy.results, federation)
+                run.write_summary(strategy.missing)
+                save_plots(run)
+            print(final_report(run), flush=True)
+
+
+@contextmanager
+def _leaving_resumable(run: RunFolder, strategy: SharedPartFedAvg) -> Iterator[None]:
+    """If a run stops early, save what it has so far, and say how to go on.
+
+    Raises:
+        RunError: in the place of an OSError: what cannot be written or read.
+    """
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):
+            strategy.save_checkpoint()
+        if not isinstance(error, DivergedError):
+            print(f"The run stopped. To go on: flwr run . --run-config \"resume='{run.path}'\"", flush=True)
+        if isinstance(error, OSError):
+            raise RunError(f"The run cannot use its folder: {error}. Mend that, and resume it.") from error
+        raise
 
 
 def discover(grid: Grid, config: RunConfig) -> Federation:
@@ -74,10 +107,11 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
         ConfigError: if a node cannot use the configuration, the nodes' data differ, or clients are missing.
     """
     offers: dict[int, Offer] = {}
+    run_config = ConfigRecord(config.to_flower())
     last_news = monotonic()
     while True:
         if new_nodes := sorted(set(grid.get_node_ids()) - offers.keys()):
-            offers |= _ask(grid, new_nodes)
+            offers |= _ask(grid, new_nodes, run_config)
             _check_owners(offers)
             last_news = monotonic()
         offered = {client for offer in offers.values() for client in offer.clients}
@@ -94,8 +128,9 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
         sleep(0.1)
 
 
-def _ask(grid: Grid, nodes: Iterable[int]) -> dict[int, Offer]:
-    questions = [Message(RecordDict(), message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
+def _ask(grid: Grid, nodes: Iterable[int], run_config: ConfigRecord) -> dict[int, Offer]:
+    content = RecordDict({"run-config": run_config})
+    questions = [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
     offers = {}
     for reply in grid.send_and_receive(questions):
         if reply.has_error():
@@ -150,7 +185,7 @@ def _federation(offers: dict[int, Offer]) -> Federation:
 
 @contextmanager
 def _flower_quiet() -> Iterator[None]:
-    """Let this app speak for itself: of Flower's log only warnings, and a ConfigError without its traceback.
+    """Let this app speak for itself: of Flower's log only warnings, and a sentence without a traceback.
 
     The filter stays, since Flower logs an error only after this app has ended.
     """
@@ -166,6 +201,6 @@ def _flower_quiet() -> Iterator[None]:
 
 def _sentence_only(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | RunError):
         record.msg, record.args, record.exc_info = str(error), (), None
     return True

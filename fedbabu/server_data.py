@@ -13,7 +13,7 @@ from fedbabu.evaluation import evaluate_initial
 from fedbabu.federation import Federation
 from fedbabu.models import SplitNetwork
 from fedbabu.seeding import Purpose, numpy_generator, torch_generator
-from fedbabu.training import DEVICE, train
+from fedbabu.training import DEVICE, check_finite, train
 
 State = dict[str, Tensor]
 
@@ -67,7 +67,11 @@ class ServerData:
         return cls(config, model.to(DEVICE), examples, test, dataset.transform)
 
     def train(self, state: State, server_round: int) -> tuple[State, float]:
-        """Train the global model for one epoch, at the round's learning rate, and return it with the mean loss."""
+        """Train the global model for one epoch, at the round's learning rate, and return it with the mean loss.
+
+        Raises:
+            FloatingPointError: if it diverges.
+        """
         self.model.load_state_dict(state)
         (loss,) = train(
             self.model,
@@ -80,7 +84,9 @@ class ServerData:
             epochs=1,
             learning_rate=self.config.learning_rate_of(server_round),
         )
-        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}, loss
+        trained = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        check_finite(loss, *trained.values())
+        return trained, loss
 
     def test_accuracy(self, state: State) -> float:
         """The global model's accuracy, in percent, on all test examples."""

@@ -1,21 +1,23 @@
 """The strategy: FedAvg over the part of the model that an algorithm shares, and over clients rather than nodes."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
-from torch import Tensor
+from flwr.serverapp.strategy import FedAvg, Result
 
 from fedbabu.aggregation import weighted_sum
+from fedbabu.checkpoints import STAYING, Checkpoint
 from fedbabu.config import RunConfig
+from fedbabu.errors import DivergedError, RunError, why
 from fedbabu.evaluation import ClientResult
+from fedbabu.exchange import Exchange
 from fedbabu.federation import Federation
-from fedbabu.messages import EvaluateReply, Task, TrainReply
+from fedbabu.messages import NOT_FINITE, EvaluateReply, Task, TrainReply
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.server_data import ServerData
 
@@ -29,95 +31,193 @@ class SharedPartFedAvg(FedAvg):
     averages the bodies that come back and leaves the head alone. Each node gets one message that names its
     clients. After the last round, every client is evaluated and fine-tuned.
 
+    A client that fails is left out of the mean, and the round's record says why. A round of too few clients is repeated
+    with others.
+
     Args:
         config: the run configuration.
         federation: the clients, and the nodes that offer them.
-        initial_model: the global model's state dict before the first round.
         run: the absolute path of the run folder.
+        run_id: tells this run from others of the same name.
+        checkpoints: of this run so far, newest first; it goes on from the first.
         server_data: what the server itself trains on after each aggregation, if anything.
         on_round: called at the end of every round with its record.
         on_evaluation: called before a round's evaluation with whether it fine-tunes.
+        on_checkpoint: called with every checkpoint.
     """
 
     def __init__(
         self,
         config: RunConfig,
         federation: Federation,
-        initial_model: Mapping[str, Tensor],
         run: Path,
+        run_id: str,
+        checkpoints: Collection[Checkpoint],
         server_data: ServerData | None = None,
         on_round: Callable[[Record], None] = lambda record: None,
         on_evaluation: Callable[[bool], None] = lambda personalize: None,
+        on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
     ) -> None:
         super().__init__()
+        newest = next(iter(checkpoints))
         self.config = config
         self.federation = federation
-        self.global_model = dict(initial_model)
-        self.shared = config.row.shares.names(initial_model)
         self.run = run
+        self.run_id = run_id
         self.server_data = server_data
-        self.results: dict[int, ClientResult] = {}  # of the last evaluation, by client id
+        self.global_model = dict(newest.model)
+        self.shared = {name: newest.model[name] for name in config.row.shares.names(newest.model)}
+        self.results: dict[int, ClientResult] = {}  # of the last evaluation, by client id,
+        self.missing: dict[int, str] = {}  # and why there is none of the other clients
         self._on_round = on_round
         self._on_evaluation = on_evaluation
-        self._record: Record = {}
-        self._started = 0.0
-        self._num_asked = 0  # nodes that owe a reply
+        self._on_checkpoint = on_checkpoint
+        self._num_train = {client: info.num_train for client, info in federation.clients.items()}
+
+        self._trained = newest.server_round  # the last round whose training is over
+        self._to_evaluate = newest.record is not None  # whether its evaluation is still due
+        self._record: Record = dict(newest.record or {})  # of the round that goes on
+        self._history = list(newest.history)  # the records of those that are over
+        self._kept = dict(newest.kept)  # for each client that keeps something, the round in which it kept it;
+        self._kept_at = {c.server_round: c.kept for c in checkpoints}  # likewise at the newest checkpoints
+        self._exchange: Exchange | None = None  # with the nodes, that goes on
+        self._started = perf_counter() - self._record.get("train-seconds", 0.0)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 0.0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run what is left of `num_rounds` rounds: Flower's own loop, with repeated rounds and checkpoints.
+
+        Args:
+            grid: the nodes.
+            initial_arrays: the global model to begin with.
+            num_rounds: in all, those that are over included.
+            timeout: seconds that a client may take; 0 for any time.
+            train_config: the run configuration, which goes to the nodes with every message.
+            evaluate_config: likewise.
+            evaluate_fn: not called; server_data evaluates the global model.
+
+        Raises:
+            RunError: if the run cannot go on.
+        """
+        config, result = train_config or ConfigRecord(), Result(arrays=initial_arrays)
+        for server_round in range(self._trained + (not self._to_evaluate), num_rounds + 1):
+            if not self._to_evaluate:
+                result.arrays, metrics = self._train(server_round, result.arrays, config, grid, timeout)
+                result.train_metrics_clientapp[server_round] = metrics
+                if server_round % self.config.checkpoint_every == 0 or server_round == num_rounds:
+                    self.save_checkpoint()
+            messages = self.configure_evaluate(server_round, result.arrays, evaluate_config or config, grid)
+            evaluated = self.aggregate_evaluate(server_round, self._send(messages, timeout))
+            if evaluated is not None:
+                result.evaluate_metrics_clientapp[server_round] = evaluated
+        return result
+
+    def save_checkpoint(self) -> None:
+        """Hand on the state after the last round whose training is over, unless that was done before."""
+        if self._trained in self._kept_at:
+            return
+        record = self._record if self._to_evaluate else None
+        self._on_checkpoint(Checkpoint(self._trained, self.global_model, self._kept, self._history, record))
+        self._kept_at[self._trained] = dict(self._kept)
+        for server_round in sorted(self._kept_at)[:-STAYING]:
+            del self._kept_at[server_round]
+
+    def _train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, timeout: float
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """The training of a round, repeated while too few clients train well."""
+        self._started = perf_counter()
+        self._record = {"round": server_round, "failed": {}, "bytes-sent": 0, "bytes-received": 0}
+        for attempt in range(self.config.max_round_retries + 1):
+            self._record["attempts"] = attempt + 1
+            messages = self.configure_train(server_round, arrays, config, grid)
+            averaged, metrics = self.aggregate_train(server_round, self._send(messages, timeout))
+            if averaged is not None and metrics is not None:
+                self._trained, self._to_evaluate = server_round, True
+                return averaged, metrics
+        raise RunError(
+            f"Round {server_round} was tried {self.config.max_round_retries + 1} times, but never had "
+            f"min-fit-clients = {self.config.min_fit_clients} clients that trained well: {why(self._record['failed'])}."
+        )
 
     def sample_clients(self, server_round: int) -> list[int]:
         """The clients of a round, drawn without replacement (Algorithm 1, line 4).
 
-        Without communication, each client comes in one round.
+        Without communication, each client comes in one round. In a round that is repeated, those that failed are
+        left out.
         """
-        clients = sorted(self.federation.clients)
+        clients, again, failed = sorted(self.federation.clients), self._record["attempts"] - 1, self._record["failed"]
         if not self.config.row.shares:
-            return clients[server_round - 1 :: self.config.num_rounds]
-        rng = numpy_generator(self.config.seed, Purpose.SAMPLING, server_round)
-        return sorted(rng.choice(clients, self.config.clients_per_round, replace=False).tolist())
+            clients = clients[server_round - 1 :: self.config.num_rounds]
+        clients = [client for client in clients if client not in failed]
+        if not self.config.row.shares:
+            return clients
+        rng = numpy_generator(self.config.seed, Purpose.SAMPLING, server_round, *([again] if again else []))
+        return sorted(rng.choice(clients, min(self.config.clients_per_round, len(clients)), replace=False).tolist())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample the clients of a round and send them the global model."""
-        self._started = perf_counter()
         clients, rounds = self.sample_clients(server_round), self.config.local_rounds(server_round)
-        self._record = {
-            "round": server_round,
-            "learning-rate": self.config.learning_rate_of(rounds[-1]),
-            "clients": clients,
-            "bytes-sent": 0,
-            "bytes-received": 0,
-        }
-        return self._messages(MessageType.TRAIN, arrays, Task(str(self.run), server_round, clients, rounds))
+        self._record |= {"learning-rate": self.config.learning_rate_of(rounds[-1]), "clients": clients}
+        task = self._task(server_round, clients, rounds)
+        self._exchange = Exchange(self.federation, grid, MessageType.TRAIN, task, arrays, config)
+        return self._exchange.messages()
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Replace the shared part of the global model by the clients' mean, weighted by example counts.
 
-        Then train it on the server, if it has data (Section 4; Appendix L).
+        Then train it on the server, if it has data (Section 4; Appendix L). If too few clients trained well, nothing
+        changes, and nothing is returned.
+
+        Raises:
+            DivergedError: if training diverged.
         """
-        nodes = [TrainReply.from_content(content) for content in self._contents(replies)]
-        for node in nodes:
-            if sorted(node.update) != sorted(self.shared):
-                raise RuntimeError(f"A node sent {sorted(node.update)}, but {sorted(self.shared)} are shared.")
+        exchange = self._exchange
+        assert exchange is not None
+        checked = exchange.checked(
+            replies, lambda content, asked: TrainReply.from_content(content, asked, self._num_train, self.shared)
+        )
+        nodes = [node for node in checked if node.clients]
+        self._note(exchange)
+        trained = [client for node in nodes for client in node.clients]
+        if exchange.failed and not trained and set(exchange.failed.values()) == {NOT_FINITE}:
+            self._diverged(f"the loss of all {len(exchange.failed)} clients")
+        if self.config.clients_per_round and len(trained) < self.config.min_fit_clients:
+            return None, None
         losses: dict[str, Any] = {}
-        num_examples = sum(node.num_examples for node in nodes)
+        model, num_examples = dict(self.global_model), sum(node.num_examples for node in nodes)
         if nodes:
             sums = weighted_sum((node.update, node.weight) for node in nodes)
-            self.global_model |= {
-                name: (value / num_examples).to(self.global_model[name].dtype) for name, value in sums.items()
-            }
+            model |= {name: (value / num_examples).to(model[name].dtype) for name, value in sums.items()}
             losses["train-loss"] = sum(node.train_loss * node.num_examples for node in nodes) / num_examples
         if self.server_data:
-            self.global_model, losses["server-loss"] = self.server_data.train(self.global_model, server_round)
+            try:
+                model, losses["server-loss"] = self.server_data.train(model, server_round)
+            except FloatingPointError:
+                self._diverged("the loss on the server")
+        self.global_model = model
+        if self.config.row.keeps:
+            self._kept |= dict.fromkeys(trained, server_round)
         self._record |= {"num-examples": num_examples, **losses, "train-seconds": perf_counter() - self._started}
-        return ArrayRecord(self.global_model), MetricRecord(losses)
+        return ArrayRecord(model), MetricRecord(losses)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the global model to all clients, if this is a round to evaluate; in the last, to fine-tune it."""
-        self._num_asked = 0
+        self._exchange = None
         personalize = server_round == self.config.num_rounds
         # Without communication, there is nothing to evaluate before every client has trained.
         every = self.config.evaluate_every if self.config.row.shares else 0
@@ -126,51 +226,58 @@ class SharedPartFedAvg(FedAvg):
         self._on_evaluation(personalize)
         if self.server_data:
             self._record["test-accuracy"] = self.server_data.test_accuracy(self.global_model)
-        task = Task(str(self.run), server_round, list(self.federation.clients), [], personalize)
-        return self._messages(MessageType.EVALUATE, arrays, task)
+        clients = list(self.federation.clients)
+        if not self.config.row.shares:  # whoever failed to train has no model of its own
+            clients = [client for client in clients if client in self._kept]
+        task = replace(self._task(server_round, clients, []), personalize=personalize)
+        self._exchange = Exchange(self.federation, grid, MessageType.EVALUATE, task, arrays, config)
+        return self._exchange.messages()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Collect what every client measured, and end the round's record with their mean initial accuracy."""
-        results: dict[int, ClientResult] = {}
-        for content in self._contents(replies):
-            results |= EvaluateReply.from_content(content).results
+        """Collect what every client measured, and end the round's record with their mean initial accuracy.
+
+        Raises:
+            RunError: if no client could be evaluated.
+        """
+        metrics = None
+        if exchange := self._exchange:
+            results: dict[int, ClientResult] = {}
+            for reply in exchange.checked(replies, EvaluateReply.from_content):
+                results |= reply.results
+            self._note(exchange)
+            never = dict.fromkeys(self.federation.clients.keys() - set(exchange.task.clients), "it never trained")
+            self.results, self.missing = dict(sorted(results.items())), dict(sorted((never | exchange.failed).items()))
+            if not results:
+                raise RunError(f"No client could be evaluated after round {server_round}: {why(self.missing)}.")
+            initial = sum(result.accuracy[0] for result in results.values()) / len(results)
+            self._record |= {"initial-accuracy": initial, "missing": self.missing}
+            metrics = MetricRecord({"initial-accuracy": initial})
         seconds = perf_counter() - self._started
         self._record |= {"seconds": seconds, "evaluate-seconds": seconds - self._record["train-seconds"]}
-        metrics = None
-        if results:
-            self.results = dict(sorted(results.items()))
-            initial = sum(result.accuracy[0] for result in results.values()) / len(results)
-            self._record["initial-accuracy"] = initial
-            metrics = MetricRecord({"initial-accuracy": initial})
+        self._history.append(self._record)
+        self._to_evaluate = False
         self._on_round(self._record)
         return metrics
 
-    def _messages(self, message_type: str, arrays: ArrayRecord, task: Task) -> list[Message]:
-        """One message to each node, with the global model and its share of the task's clients."""
-        messages = [
-            Message(replace(task, clients=ids).to_content(arrays), message_type=message_type, dst_node_id=node)
-            for node, ids in self.federation.assign(task.clients).items()
-        ]
-        self._num_asked = len(messages)
-        self._record["bytes-sent"] += len(messages) * _num_bytes(arrays)
-        return messages
+    def _task(self, server_round: int, clients: list[int], rounds: list[int]) -> Task:
+        """A task for clients, which shall not forget what they kept last nor at the newest checkpoints."""
+        needed = [self._kept, *self._kept_at.values()]
+        kept = [" ".join(dict.fromkeys(str(at.get(client, 0)) for at in needed)) for client in clients]
+        return Task(str(self.run), self.run_id, server_round, clients, kept, rounds)
 
-    def _contents(self, replies: Iterable[Message]) -> list[RecordDict]:
-        """The contents of all replies.
+    def _send(self, messages: Iterable[Message], timeout: float) -> list[Message]:
+        return self._exchange.send(messages, timeout) if self._exchange else []
 
-        Raises:
-            RuntimeError: if a node failed or did not reply, since a mean over the others would be quietly wrong.
-        """
-        contents: list[RecordDict] = []
-        for reply in replies:
-            if reply.has_error():
-                raise RuntimeError(f"Node {reply.metadata.src_node_id} failed: {reply.error.reason}")
-            contents.append(reply.content)
-            self._record["bytes-received"] += sum(map(_num_bytes, reply.content.array_records.values()))
-        if len(contents) != self._num_asked:
-            raise RuntimeError(f"Only {len(contents)} of {self._num_asked} nodes replied.")
-        return contents
+    def _note(self, exchange: Exchange) -> None:
+        """Write an exchange that is over into the round's record."""
+        self._record["bytes-sent"] += exchange.bytes_sent
+        self._record["bytes-received"] += exchange.bytes_received
+        if exchange.message_type == MessageType.TRAIN:
+            self._record["failed"] |= exchange.failed
 
-
-def _num_bytes(arrays: ArrayRecord) -> int:
-    return sum(len(array.data) for array in arrays.values())
+    def _diverged(self, what: str) -> NoReturn:
+        record = self._record
+        raise DivergedError(
+            f"Training diverged in round {record['round']}, at learning rate {record['learning-rate']:g}: {what} is "
+            f"not finite. Start a new run with a learning-rate below {self.config.learning_rate:g}."
+        )

@@ -1,6 +1,8 @@
 """The local SGD loop: all that a client computes between receiving the global model and answering."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,36 @@ def train(
                 loss_sum += loss * len(rows[-1])
                 num_summed += len(rows[-1])
             yield loss_sum.item() / num_summed
+
+
+def check_finite(*values: float | Tensor) -> None:
+    """Make sure that training did not diverge.
+
+    Raises:
+        FloatingPointError: if a number, or an element of a tensor, is NaN or infinite.
+    """
+    for value in values:
+        if not (torch.isfinite(value).all() if isinstance(value, Tensor) else math.isfinite(value)):
+            raise FloatingPointError("Training diverged.")
+
+
+class Deadline:
+    """When a client must be done: `seconds` from now, or never if that is 0."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._started = monotonic()
+
+    def watch(self, epochs: Iterable[float]) -> Iterator[float]:
+        """Pass epochs on as they are trained.
+
+        Raises:
+            TimeoutError: after an epoch that ends too late.
+        """
+        for loss in epochs:
+            if self.seconds and monotonic() - self._started > self.seconds:
+                raise TimeoutError(f"took longer than client-timeout = {self.seconds} s")
+            yield loss
 
 
 def _learning_rates(model: SplitNetwork, phase: Phase, learning_rate: float) -> dict[str, float]:

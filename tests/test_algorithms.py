@@ -407,7 +407,7 @@ def test_local_only_visits_every_client_once(run_config):
     assert set(run.summary["accuracy"]) == {"without-head", "personalized"}
     assert all(len(row["accuracy"]) == 1 for row in run.clients)
     for request, _ in grid.of_type(MessageType.TRAIN):
-        assert request.content["config"]["rounds"] == [1, 2, 3]
+        assert request.content["task"]["rounds"] == [1, 2, 3]
 
 
 @pytest.mark.usefixtures("float64")

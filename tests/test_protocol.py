@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import MessageType
-from in_process import InProcessGrid, run_server
+from in_process import run_server
 from pictures import write_known
+from safetensors.torch import load_file
 from test_data import write_folder
 
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, RunError
 from fedbabu.models import build_model
 from fedbabu.results import RunFolder
 
@@ -57,7 +58,7 @@ def test_another_seed_gives_another_run(run_config):
 
 def test_each_node_gets_one_message_and_an_even_share(run_config):
     _, grid = run_server(run_config | {"fraction-train": 1.0, "num-server-rounds": 1}, num_nodes=4)
-    shares = [request.content["config"]["clients"] for request, _ in grid.of_type(MessageType.TRAIN)]
+    shares = [request.content["task"]["clients"] for request, _ in grid.of_type(MessageType.TRAIN)]
     assert sorted(client for share in shares for client in share) == list(range(8))
     assert [len(share) for share in shares] == [2, 2, 2, 2]
 
@@ -65,29 +66,8 @@ def test_each_node_gets_one_message_and_an_even_share(run_config):
 def test_with_a_node_per_client_each_node_trains_its_own(run_config):
     _, grid = run_server(run_config, num_nodes=8)
     for request, reply in grid.of_type(MessageType.TRAIN):
-        assert request.content["config"]["clients"] == [request.metadata.dst_node_id - 100]
+        assert request.content["task"]["clients"] == [request.metadata.dst_node_id - 100]
         assert {array.dtype for array in reply.content["arrays"].values()} == {"float32"}
-
-
-def test_a_failing_node_stops_the_run_and_is_named(run_config, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr("fedbabu.client_app._Node.train", fail)
-    with pytest.raises(RuntimeError, match=r"Node 10[01] failed.*out of memory"):
-        run_server(run_config)
-
-
-def test_a_node_that_does_not_reply_stops_the_run(run_config, monkeypatch):
-    everything = InProcessGrid.send_and_receive
-
-    def lossy(grid, messages, *, timeout=None):
-        replies = everything(grid, messages)
-        return replies[:1] if replies and replies[0].metadata.message_type == MessageType.TRAIN else replies
-
-    monkeypatch.setattr(InProcessGrid, "send_and_receive", lossy)
-    with pytest.raises(RuntimeError, match="Only 1 of 2 nodes replied"):
-        run_server(run_config)
 
 
 def test_the_model_is_kept_when_the_final_evaluation_fails(run_config, monkeypatch):
@@ -95,7 +75,7 @@ def test_the_model_is_kept_when_the_final_evaluation_fails(run_config, monkeypat
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("fedbabu.client_app.evaluate_personalized", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RunError, match=r"No client could be evaluated after round 3: clients 0, 1, .*out of memory"):
         run_server(run_config)
     (folder,) = Path(run_config["results-dir"]).iterdir()
     assert set(RunFolder(folder).model()) == set(initial_model(run_config))
@@ -161,15 +141,16 @@ def test_nodes_with_data_of_their_own_are_a_real_federation(run_config, tmp_path
     )
     assert (run.dataset["name"], run.dataset["num-classes"]) == ("own-data", 4)
     for request, _ in grid.of_type(MessageType.TRAIN):
-        assert request.content["config"]["clients"] == [request.metadata.dst_node_id - 100]
+        assert request.content["task"]["clients"] == [request.metadata.dst_node_id - 100]
 
 
 def test_what_an_owner_keeps_stays_in_its_own_folder(run_config, tmp_path, monkeypatch):
     monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "state"))
     run, _ = run_server(run_config | OWNERS | {"algorithm": "fedper"}, node_configs=owners(tmp_path))
     assert not (run.path / "clients").exists()
-    kept = sorted((tmp_path / "state" / f"{run.path.name}-1" / "clients").iterdir())
-    assert [path.name for path in kept] == ["0.safetensors", "1.safetensors"]
+    kept = sorted((tmp_path / "state" / f"{run.path.name}-{run.run_id}" / "clients").iterdir())
+    assert [path.name for path in kept] == ["0", "1"]
+    assert all(load_file(path / "round-3.safetensors").keys() == {"head.weight", "head.bias"} for path in kept)
 
 
 def test_an_owner_that_cannot_keep_anything_says_so_before_training(run_config, tmp_path, monkeypatch):
@@ -183,8 +164,9 @@ def test_an_owner_that_cannot_keep_anything_says_so_before_training(run_config, 
 
 def test_nodes_on_other_machines_cannot_share_what_clients_keep(run_config, monkeypatch):
     """A node that offers several clients and does not see the run folder would train some with a stale part."""
-    monkeypatch.setattr("fedbabu.client_app.Path.is_dir", lambda path: False)
-    with pytest.raises(RuntimeError, match=r"Nodes that share clients must share the run folder .*'fedper' keeps"):
+    elsewhere = type("Elsewhere", (type(Path()),), {"is_dir": lambda path: False})
+    monkeypatch.setattr("fedbabu.client_app.Path", elsewhere)
+    with pytest.raises(RunError, match=r"Nodes that share clients must share the run folder .*'fedper' keeps"):
         run_server(run_config | {"algorithm": "fedper"}, num_nodes=2)
 
 

@@ -77,7 +77,7 @@ def test_a_line_per_round(finished):
 def _by_round(grid, message_type):
     messages = {}
     for request, _ in grid.of_type(message_type):
-        messages.setdefault(request.content["config"]["server_round"], []).append(request)
+        messages.setdefault(request.content["task"]["server_round"], []).append(request)
     return messages
 
 
