@@ -179,7 +179,8 @@ class RunConfig:
         """
         given, defaults = self.to_flower(), default_run_config()
         for key, value in recorded.items():
-            if key not in RESUMED_WITH and key in given and given[key] not in (value, defaults[key]):
+            free = key in RESUMED_WITH or key in ("resume", "results-dir")
+            if not free and given[key] not in (value, defaults[key]):
                 raise ConfigError(
                     f"resume = '{self.resume}' goes on with {key} = {value!r}, but {key} = {given[key]!r} was given: "
                     "leave it out, or start a run of its own."

@@ -3,7 +3,6 @@
 from json import JSONDecodeError
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fedbabu.config import RunConfig
@@ -12,7 +11,7 @@ from fedbabu.federation import Federation
 from fedbabu.models import SplitNetwork, build_model
 from fedbabu.partitions import PARTITIONS
 from fedbabu.results import MODEL_FILE, RunFolder
-from fedbabu.storage import load_state
+from fedbabu.storage import DamagedError, load_state
 
 # What an algorithm that continues a run must have in common with it.
 CONTINUED = (
@@ -48,7 +47,7 @@ def _finished_state(model: SplitNetwork, config: RunConfig) -> dict[str, Tensor]
         if path.is_dir() and config.row.continues:
             _check_continued(RunFolder(path), config, given)
         state = load_state(path / MODEL_FILE if path.is_dir() else path)
-    except (OSError, JSONDecodeError, SafetensorError) as error:
+    except (OSError, JSONDecodeError, DamagedError) as error:
         raise ConfigError(
             f"{given} cannot be read ({error}): it must be the folder of a finished run or a safetensors file."
         ) from error

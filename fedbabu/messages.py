@@ -128,8 +128,8 @@ class TrainReply:
 
     Attributes:
         clients: ids of those that trained well.
-        update: one client's own parameters, float32; or of several clients the weighted sum, float64, which must
-            not be rounded; nothing if no client trained well.
+        update: one client's own parameters, of the model's type; or of several clients the weighted sum, float64, which
+            must not be rounded; nothing if no client trained well.
         weight: one client's example count, as Flower's FedAvg would have it; or 1.
         num_examples: of all these clients.
         train_loss: their mean, weighted likewise.
@@ -181,9 +181,9 @@ class TrainReply:
         failed = _failed(content, set(asked) - set(clients))
         if not clients:
             return cls(clients, {}, weight, num_examples, loss, failed)
-        dtype = torch.float32 if weight == expected else torch.float64
-        update = _checked_state(content, {name: value.to(dtype) for name, value in shared.items()})
-        return cls(clients, update, weight, num_examples, loss, failed)
+        of_one = weight == expected
+        like = {name: value if of_one else value.double() for name, value in shared.items()}
+        return cls(clients, _checked_state(content, like), weight, num_examples, loss, failed)
 
 
 @dataclass(frozen=True)

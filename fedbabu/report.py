@@ -67,7 +67,7 @@ class Progress:
         for record in checkpoint.history:
             self._count(record)
         if checkpoint.server_round:
-            _say(f"Going on after round {checkpoint.server_round} of {config.num_rounds}")
+            _say(f"Resumed after the training of round {checkpoint.server_round} of {config.num_rounds}")
 
     def _rounds(self) -> str:
         config = self.config

@@ -19,6 +19,10 @@ from fedbabu.errors import ConfigError
 CHECKSUM = "checksum"  # of a safetensors file's metadata
 
 
+class DamagedError(ValueError):
+    """A file that is not as it was written; says which."""
+
+
 def state_dir() -> Path:
     """Where a node keeps what its clients keep in a real federation: FEDBABU_STATE, or the user's state folder."""
     return Path(os.environ.get("FEDBABU_STATE") or user_state_dir("fedbabu"))
@@ -78,7 +82,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is no safetensors file, or not what `save_state` wrote.
+        DamagedError: if it is no safetensors file, or not what `save_state` wrote.
     """
     return load_state_and_metadata(path)[0]
 
@@ -90,10 +94,10 @@ def load_state_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, st
             texts = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise DamagedError(f"{path} is damaged: {error}") from error
     expected = texts.pop(CHECKSUM, None)  # files from elsewhere have none
     if expected is not None and expected != _checksum(tensors, texts):
-        raise ValueError(f"{path} is damaged: its checksum is not that of its content")
+        raise DamagedError(f"{path} is damaged: its checksum is not that of its content")
     return tensors, texts
 
 
@@ -121,7 +125,7 @@ class ClientStore:
 
         Raises:
             OSError: if the file is not there or cannot be read.
-            ValueError: if it is damaged.
+            DamagedError: if it is damaged.
         """
         return load_state(self.path(client, server_round)) if server_round else {}
 

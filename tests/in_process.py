@@ -1,10 +1,12 @@
 """Flower's grid without processes: messages go straight to the ClientApp, one node after the other."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from safetensors.torch import load_file
 
 from fedbabu import client_app, server_app
 from fedbabu.results import RunFolder, finished_runs
@@ -62,3 +64,25 @@ def run_server(run_config: dict, **grid_arguments) -> tuple[RunFolder, InProcess
     server_app.main(grid, context)
     (run,) = (run for run in finished_runs(run_config["results-dir"]) if run.path not in before)
     return run, grid
+
+
+def kept_states(run: Path) -> dict[int, dict]:
+    """What each client kept last."""
+    newest = {
+        int(folder.name): max(folder.iterdir(), key=lambda path: int(path.stem.removeprefix("round-")))
+        for folder in run.glob("clients/*")
+    }
+    return {client: load_file(newest[client]) for client in sorted(newest)}
+
+
+def essence(run: RunFolder) -> dict:
+    """All that a run ends with but how long it took, to compare bit for bit."""
+    states = {"model": run.model()} | kept_states(run.path)
+    times = {"seconds", "train-seconds", "evaluate-seconds"}
+    return {
+        "states": {
+            of: {name: value.numpy().tobytes() for name, value in state.items()} for of, state in states.items()
+        },
+        "rounds": [{key: value for key, value in record.items() if key not in times} for record in run.rounds],
+        "clients": run.clients,
+    }

@@ -8,8 +8,8 @@ import reference
 import torch
 from conftest import PROJECT
 from flwr.app import MessageType
-from in_process import run_server
-from safetensors.torch import load_file, save_file
+from in_process import kept_states, run_server
+from safetensors.torch import save_file
 from test_data import write_folder
 
 from fedbabu import client_app
@@ -93,7 +93,7 @@ def settings_of(config, pixels, **variants):
 
 def stored(run):
     """What each client keeps, by its id."""
-    return {int(path.stem): load_file(path) for path in run.path.glob("clients/*")}
+    return kept_states(run.path)
 
 
 def assert_same(state, expected):
@@ -329,7 +329,7 @@ def test_what_is_uploaded_is_what_is_shared(run_config, tmp_path, algorithm):
 
 def test_what_the_rows_keep_stays_out_of_every_message(run_config):
     run, grid = run_server(run_config | {"algorithm": "fedper"})
-    heads = [load_file(path)["head.weight"].numpy().tobytes() for path in run.path.glob("clients/*")]
+    heads = [state["head.weight"].numpy().tobytes() for state in kept_states(run.path).values()]
     assert len(heads) == len(set(heads)) > 0
     for pair in grid.exchanges:
         for message in pair:
@@ -361,7 +361,7 @@ def test_a_toy_twelfth_algorithm_is_one_declaration(run_config, monkeypatch):
     monkeypatch.setitem(ALGORITHMS, "toy", toy)
     run, grid = run_server(run_config | {"algorithm": "toy"})
     assert all(set(reply.content["arrays"]) == {"head.weight", "head.bias"} for _, reply in grid.of_type("train"))
-    assert all("body.0.0.weight" in load_file(path) for path in run.path.glob("clients/*"))
+    assert all("body.0.0.weight" in state for state in kept_states(run.path).values())
     assert set(run.summary["accuracy"]) == {"without-head", "personalized"}
     assert all(len(row["accuracy"]) == 3 for row in run.clients)
 
