@@ -313,10 +313,16 @@ def _key_name(attribute: str) -> str:
     return attribute.replace("_", "-")
 
 
-def _checked(key: str, value: object, kind: Any, metadata: Mapping[str, Any]) -> object:
-    if kind is float and type(value) is int:
+def _checked(key: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> object:
+    too_large = type(value) is int and not -(2**63) <= value < 2**63  # for a message of Flower's
+    if kind is float and type(value) is int and not too_large:
         value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)) or not metadata["check"](value):  # type: ignore[arg-type]
+    if (
+        too_large
+        or type(value) is not kind
+        or (kind is float and not math.isfinite(value))
+        or not metadata["check"](value)
+    ):
         raise ConfigError(f"{key} = {value!r} is not allowed: it must be {metadata['allowed']}.")
     return value
 

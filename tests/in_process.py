@@ -6,9 +6,9 @@ from pathlib import Path
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
-from safetensors.torch import load_file
 
 from fedbabu import client_app, server_app
+from fedbabu.checkpoints import Checkpoints
 from fedbabu.results import RunFolder, finished_runs
 
 # What Flower's runtime sets in a ServerApp's process, and a Message asks for.
@@ -67,12 +67,10 @@ def run_server(run_config: dict, **grid_arguments) -> tuple[RunFolder, InProcess
 
 
 def kept_states(run: Path) -> dict[int, dict]:
-    """What each client kept last."""
-    newest = {
-        int(folder.name): max(folder.iterdir(), key=lambda path: int(path.stem.removeprefix("round-")))
-        for folder in run.glob("clients/*")
-    }
-    return {client: load_file(newest[client]) for client in sorted(newest)}
+    """What each client kept last, by the newest checkpoint."""
+    checkpoints = Checkpoints(run)
+    kept = next(checkpoints.usable(elsewhere=False)).kept
+    return {client: checkpoints.clients.load(client, kept[client]) for client in sorted(kept)}
 
 
 def essence(run: RunFolder) -> dict:

@@ -1,8 +1,13 @@
 """The run configuration: one sentence for each mistake, the schedule, and its documentation."""
 
+from dataclasses import fields
+
 import pytest
 from conftest import PROJECT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig, default_run_config, markdown_table
 from fedbabu.errors import ConfigError
 
@@ -64,6 +69,11 @@ def test_learning_rate_of_few_rounds(rounds, expected):
         ("evaluate-every", -2, "an integer of at least 0"),
         ("seed", -1, "an integer from 0 to 2^63 - 1"),
         ("results-dir", " ", "text that is not empty"),
+        ("checkpoint-every", 0, "an integer of at least 1"),
+        ("client-timeout", -1.0, "a number of at least 0"),
+        ("min-fit-clients", 0, "an integer of at least 1"),
+        ("max-round-retries", -1, "an integer of at least 0"),
+        ("resume", 3, "text"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed):
@@ -108,3 +118,43 @@ def test_every_key_is_documented_in_the_readme():
 def test_clients_per_round(fraction, clients, sampled):
     config = default_run_config() | {"fraction-train": fraction, "num-clients": clients}
     assert RunConfig.from_flower(config).clients_per_round == sampled
+
+
+# What a user may give, from nearly right to nonsense: TOML has texts, integers, numbers and booleans.
+ANYTHING = st.one_of(
+    st.text(max_size=20), st.integers(), st.integers(-3, 12), st.floats(), st.floats(0, 2), st.booleans(),
+    st.sampled_from([10**400, -(2**63), 2**64, 5e-324, 1.7e308]), st.none(), st.lists(st.integers(), max_size=2),
+    st.sampled_from(list(ALGORITHMS)), st.sampled_from(["body", "head", "MobileNet", "dirichlet", "natural", "/", "~"]),
+)  # fmt: skip
+DEFAULTS = default_run_config()
+FITTING = {
+    key: st.sampled_from(
+        [value, *{bool: [True], int: [1, 2, 3], float: [0.0, 0.5, 1.0], str: ["", "body"]}[type(value)]]
+    )
+    for key, value in DEFAULTS.items()
+}
+RUN_CONFIGS = st.one_of(
+    st.dictionaries(st.sampled_from(list(DEFAULTS)), ANYTHING, min_size=1, max_size=4).map(
+        lambda some: DEFAULTS | some
+    ),
+    st.fixed_dictionaries(FITTING),
+    st.dictionaries(st.one_of(st.sampled_from(list(DEFAULTS)), st.text(max_size=12)), ANYTHING, max_size=60),
+)
+
+
+@settings(max_examples=4000, deadline=None)
+@given(RUN_CONFIGS)
+def test_any_run_config_is_valid_or_a_sentence(run_config):
+    try:
+        config = RunConfig.from_flower(run_config)
+    except ConfigError:
+        return
+    assert RunConfig.from_flower(config.to_flower()) == config
+    for spec in fields(config):
+        assert type(getattr(config, spec.name)) is spec.type
+    for server_round in {1, config.num_rounds}:
+        rounds = config.local_rounds(server_round) if config.num_server_rounds < 10**6 else [server_round]
+        assert all(config.learning_rate_of(r) >= 0 for r in rounds)
+    assert 0 <= config.clients_per_round <= config.num_clients
+    assert config.row.name == config.algorithm
+    assert config.server_trains is not None
