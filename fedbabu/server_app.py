@@ -1,5 +1,8 @@
 """The ServerApp: run config, federation, rounds, results, in this order."""
 
+# First, while Flower is still starting Ray.
+import fedbabu.ray_workers  # noqa: F401  isort: skip
+
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress

@@ -2,11 +2,15 @@
 
 import json
 import os
+import random
+import signal
 import socket
 import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -14,9 +18,11 @@ import nbformat
 import pytest
 import torch
 from conftest import PROJECT
+from in_process import essence, run_server
 from nbclient import NotebookClient
 
 from fedbabu.algorithms import ALGORITHMS
+from fedbabu.config import default_run_config
 from fedbabu.results import RunFolder, finished_runs
 
 pytestmark = pytest.mark.slow
@@ -29,10 +35,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def flower(tmp_path_factory):
-    """The environment of a Flower installation of its own, with a running SuperLink that is stopped at the end."""
-    home, control, http = tmp_path_factory.mktemp("flwr"), free_port(), free_port()
+@contextmanager
+def superlink(home: Path) -> Iterator[tuple[dict, subprocess.Popen]]:
+    """A SuperLink in a session of its own; yields the environment to use it in, and its process."""
+    control, http = free_port(), free_port()
     environment = os.environ | {
         "FLWR_HOME": str(home),
         "FLWR_LOCAL_CONTROL_API_PORT": str(control),
@@ -45,7 +51,7 @@ def flower(tmp_path_factory):
         "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(http),
     ]  # fmt: skip
     with (home / "superlink.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home, start_new_session=True)
     for _ in range(600):
         try:
             urlopen(f"http://127.0.0.1:{http}/health", timeout=1).close()
@@ -53,9 +59,18 @@ def flower(tmp_path_factory):
         except OSError:
             assert process.poll() is None, (home / "superlink.log").read_text()
             time.sleep(0.1)
-    yield environment
-    process.terminate()
-    process.wait(timeout=60)
+    try:
+        yield environment, process
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory):
+    """The environment of a Flower installation of its own, with a running SuperLink that is stopped at the end."""
+    with superlink(tmp_path_factory.mktemp("flwr")) as (environment, _):
+        yield environment
 
 
 def flwr(environment: dict, *arguments: str) -> str:
@@ -152,6 +167,86 @@ def test_two_and_twenty_supernodes_give_the_same_model(flower, tmp_path):
     state = twenty.model()
     assert all(torch.equal(value, state[name]) for name, value in two.model().items())
     assert two.clients == twenty.clients
+
+
+def processes_below(pid: int) -> dict[int, str]:
+    """The command lines of all that a process has started, and so on, by process id."""
+    lines = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in lines.splitlines()]
+    below, parents = {}, {pid}
+    while parents:
+        children = {int(row[0]): row[2] for row in rows if int(row[1]) in parents and int(row[0]) not in below}
+        below |= children
+        parents = set(children)
+    return below
+
+
+def kill(pids) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+ONE_THREAD = ("--federation-config", "num-supernodes=2 client-resources-num-cpus=1")  # as in a test's own process
+LONG = {"algorithm": "fedper", "num-server-rounds": 12, "num-clients": 10, "checkpoint-every": 2, "evaluate-every": 3}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What a run of LONG on digits ends with, in this process."""
+    config = default_run_config() | LONG | {"dataset": "digits", "results-dir": str(tmp_path_factory.mktemp("whole"))}
+    return essence_of_results(run_server(config)[0])
+
+
+def essence_of_results(run: RunFolder) -> dict:
+    """What does not depend on the number of nodes, as bytes sent do."""
+    result = essence(run)
+    for record in result["rounds"]:
+        for key in ("bytes-sent", "bytes-received"):
+            del record[key]
+    return result
+
+
+@pytest.mark.parametrize("victim", ["worker", "server", "tree"])
+def test_a_run_survives_the_death_of_its_processes(tmp_path, undisturbed, victim):
+    """A worker is started again within the run; without its server, or all of Flower, a run is resumed."""
+    results = tmp_path / "results"
+    keys = LONG | {"dataset": "digits", "results-dir": str(results)}
+    overrides = " ".join(f"{key}={json.dumps(value)}" for key, value in keys.items())
+    (tmp_path / "home").mkdir()
+    with superlink(tmp_path / "home") as (environment, process):
+        command = [BIN / "flwr", "run", ".", "--stream", *ONE_THREAD, "--run-config", overrides]
+        running = subprocess.Popen(
+            command, env=environment, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        while not list(results.glob("*/rounds.jsonl")):
+            assert running.poll() is None, running.communicate()[0].decode()
+            time.sleep(0.05)
+        time.sleep(random.uniform(0.5, 3))
+        below = processes_below(process.pid)
+        if victim == "worker":
+            workers = [pid for pid, command in below.items() if "ClientAppActor" in command]
+            assert workers
+            kill(workers)
+            output = running.communicate(timeout=300)[0].decode()
+            assert running.returncode == 0
+            assert "left out" not in output
+        else:
+            simulation = [pid for pid, command in below.items() if "flwr-simulation" in command]
+            assert simulation
+            kill(simulation if victim == "server" else [process.pid, *below])
+            time.sleep(2)
+            kill(processes_below(process.pid) if victim == "server" else below)
+            running.kill()
+            running.communicate()
+    (folder,) = results.iterdir()
+    if victim != "worker":
+        assert not (folder / "summary.json").exists()
+        (tmp_path / "again").mkdir()
+        with superlink(tmp_path / "again") as (environment, _):
+            output = flwr(environment, "run", ".", "--stream", *ONE_THREAD, "--run-config", f"resume='{folder}'")
+        assert "Resumed after the training of round" in output or not list(folder.glob("checkpoints/*"))
+    assert essence_of_results(RunFolder(folder)) == undisturbed
 
 
 def execute_notebook(folder: Path) -> str:
