@@ -6,11 +6,12 @@ of its own, since a round's clients are drawn from the seed and the round's numb
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedbabu.storage import ClientStore, load_state_and_metadata, save_state
 
@@ -36,6 +37,11 @@ class Checkpoint:
     kept: Mapping[int, int]
     history: list[Record]
     record: Record | None
+
+    @classmethod
+    def start(cls, model: nn.Module) -> "Checkpoint":
+        """The state of a run before its first round."""
+        return cls(0, {name: value.clone() for name, value in model.state_dict().items()}, {}, [], None)
 
 
 class Checkpoints:
@@ -73,7 +79,8 @@ class Checkpoints:
                 yield checkpoint
             except (OSError, ValueError, KeyError, TypeError) as error:
                 print(f"The checkpoint of round {server_round} cannot be used: {error}", flush=True)
-                path.replace(path.with_suffix(".damaged"))
+                with suppress(OSError):
+                    path.replace(path.with_suffix(".damaged"))
 
     def _load(self, path: Path) -> Checkpoint:
         model, texts = load_state_and_metadata(path)

@@ -1,8 +1,10 @@
 """The errors whose message is a sentence for the user; they are shown without a traceback."""
 
 from collections.abc import Mapping
+from textwrap import shorten
 
 MAX_NAMED = 5  # clients of one reason
+MAX_SHOWN = 120  # characters of a reason
 
 
 class ConfigError(ValueError):
@@ -24,6 +26,6 @@ def why(failed: Mapping[int, str]) -> str:
         clients_of.setdefault(reason, []).append(str(client))
     return ", ".join(
         f"client{'s' * (len(clients) > 1)} {', '.join(clients[:MAX_NAMED])}"
-        f"{f' and {len(clients) - MAX_NAMED} more' if len(clients) > MAX_NAMED else ''} ({reason})"
+        f"{f' and {len(clients) - MAX_NAMED} more' if len(clients) > MAX_NAMED else ''} ({shorten(reason, MAX_SHOWN)})"
         for reason, clients in clients_of.items()
     )

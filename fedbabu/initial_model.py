@@ -1,5 +1,6 @@
 """The global model before the first round: a random initialization, or where another run ended."""
 
+from collections.abc import Mapping
 from json import JSONDecodeError
 from pathlib import Path
 
@@ -20,8 +21,10 @@ CONTINUED = (
 )  # fmt: skip
 
 
-def open_initial_model(config: RunConfig, federation: Federation) -> SplitNetwork:
-    """The network that training starts from.
+def open_initial_model(
+    config: RunConfig, federation: Federation, checkpoint: Mapping[str, Tensor] | None = None
+) -> SplitNetwork:
+    """The network that training starts from, or that of a checkpoint's state dict, where it goes on.
 
     Raises:
         ConfigError: if it has fewer blocks than shall be trained, or if `initial-model` is no state dict of
@@ -34,7 +37,9 @@ def open_initial_model(config: RunConfig, federation: Federation) -> SplitNetwor
             f"trained-blocks = {config.trained_blocks} is more than the body of {config.model_name} has: it must be "
             f"from 1 to {len(model.blocks)}, or 0 for all."
         )
-    if config.initial_model:
+    if checkpoint:
+        model.load_state_dict(checkpoint)
+    elif config.initial_model:
         model.load_state_dict(_finished_state(model, config))
     return model
 

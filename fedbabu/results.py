@@ -316,9 +316,10 @@ def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def _checksum(federation: Federation) -> str:
-    """The CRC-32 of what every client holds, as far as the server knows."""
+    """The CRC-32 of what the images are like and what every client holds, as far as the server knows."""
     clients = [[client, *astuple(info)] for client, info in sorted(federation.clients.items())]
-    return f"{zlib.crc32(json.dumps(clients).encode()):08x}"
+    form = [federation.image_shape, federation.num_classes, clients]
+    return f"{zlib.crc32(json.dumps(form).encode()):08x}"
 
 
 def _version(package: str) -> str:

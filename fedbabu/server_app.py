@@ -4,8 +4,8 @@
 import fedbabu.ray_workers  # noqa: F401  isort: skip
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic, sleep
 from typing import Any
 
@@ -34,10 +34,11 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one experiment, or what is left of it, from its configuration to its report."""
-    with _flower_quiet():
-        config, run = RunConfig.from_flower(context.run_config), None
+    with _flower_quiet(), ExitStack() as until_the_end:
+        config, run, saved = RunConfig.from_flower(context.run_config), None, []
         if config.resume:
             run = RunFolder.resumable(config.resume)
+            until_the_end.enter_context(run.locked())
             config = config.resuming(run.config)
         else:
             check_writable(results_path(config), f"results-dir = '{config.results_dir}'")
@@ -46,42 +47,57 @@ def main(grid: Grid, context: Context) -> None:
             flush=True,
         )
         federation = discover(grid, config)
-        model = open_initial_model(config, federation)
-        start = Checkpoint(0, {name: value.clone() for name, value in model.state_dict().items()}, {}, [], None)
-        server_data = ServerData.open(config, federation, model) if config.server_trains else None
-        run = run or RunFolder.create(config, federation)
-        with run.locked():
+        if run:
             run.check_federation(federation)
-            checkpoints = Checkpoints(run.path)
-            saved = [*checkpoints.usable(elsewhere=federation.owners), start]
-            run.rewind(saved[0].history)
-            progress = Progress(config, federation)
-            progress.start(model, run.path, saved[0])
-
-            def on_round(record: dict[str, Any]) -> None:
-                run.append_round(record)
-                progress.round(record)
-
-            def on_evaluation(personalize: bool) -> None:
-                if personalize:  # saved first: the training is worth keeping whatever becomes of the evaluation
-                    run.write_model(strategy.global_model)
-                    progress.fine_tuning()
-
-            strategy = SharedPartFedAvg(
-                config, federation, run.path, run.run_id, saved, server_data, on_round, on_evaluation, checkpoints.save
+            saved = list(Checkpoints(run.path).usable(elsewhere=federation.owners))
+        model = open_initial_model(config, federation, saved[0].model if saved else None)
+        server_data = ServerData.open(config, federation, model) if config.server_trains else None
+        if not run:
+            run = RunFolder.create(config, federation)
+            until_the_end.enter_context(run.locked())
+        saved = saved or [Checkpoint.start(model)]
+        run.rewind(saved[0].history)
+        progress = Progress(config, federation)
+        progress.start(model, run.path, saved[0])
+        strategy = _strategy(config, federation, run, saved, server_data, progress)
+        with _leaving_resumable(run, strategy):
+            strategy.start(
+                grid,
+                initial_arrays=ArrayRecord(strategy.global_model),
+                num_rounds=config.num_rounds,
+                timeout=config.client_timeout,
+                train_config=ConfigRecord(config.to_flower()),
             )
-            with _leaving_resumable(run, strategy):
-                strategy.start(
-                    grid,
-                    initial_arrays=ArrayRecord(strategy.global_model),
-                    num_rounds=config.num_rounds,
-                    timeout=config.client_timeout,
-                    train_config=ConfigRecord(config.to_flower()),
-                )
-                run.write_clients(strategy.results, federation)
-                run.write_summary(strategy.missing)
-                save_plots(run)
-            print(final_report(run), flush=True)
+            run.write_clients(strategy.results, federation)
+            run.write_summary(strategy.missing)
+            save_plots(run)
+        print(final_report(run), flush=True)
+
+
+def _strategy(
+    config: RunConfig,
+    federation: Federation,
+    run: RunFolder,
+    saved: Collection[Checkpoint],
+    server_data: ServerData | None,
+    progress: Progress,
+) -> SharedPartFedAvg:
+    """The strategy, which tells the run folder and the user what happens."""
+
+    def on_round(record: dict[str, Any]) -> None:
+        run.append_round(record)
+        progress.round(record)
+
+    def on_evaluation(personalize: bool) -> None:
+        if personalize:  # saved first: the training is worth keeping whatever becomes of the evaluation
+            run.write_model(strategy.global_model)
+            progress.fine_tuning()
+
+    on_checkpoint = Checkpoints(run.path).save
+    strategy = SharedPartFedAvg(
+        config, federation, run.path, run.run_id, saved, server_data, on_round, on_evaluation, on_checkpoint
+    )
+    return strategy
 
 
 @contextmanager
