@@ -192,9 +192,10 @@ class SharedPartFedAvg(FedAvg):
         nodes = [node for node in checked if node.clients]
         self._note(exchange)
         trained = [client for node in nodes for client in node.clients]
-        if exchange.failed and not trained and set(exchange.failed.values()) == {NOT_FINITE}:
+        alone = not self.config.row.shares
+        if set(exchange.failed.values()) == {NOT_FINITE} and not trained and not (alone and self._kept):
             self._diverged(f"the loss of all {len(exchange.failed)} clients")
-        if self.config.clients_per_round and len(trained) < self.config.min_fit_clients:
+        if self.config.clients_per_round and len(trained) < self.config.min_fit_clients and not alone:
             return None, None
         losses: dict[str, Any] = {}
         model, num_examples = dict(self.global_model), sum(node.num_examples for node in nodes)
@@ -245,8 +246,9 @@ class SharedPartFedAvg(FedAvg):
             for reply in exchange.checked(replies, EvaluateReply.from_content):
                 results |= reply.results
             self._note(exchange)
-            never = dict.fromkeys(self.federation.clients.keys() - set(exchange.task.clients), "it never trained")
-            self.results, self.missing = dict(sorted(results.items())), dict(sorted((never | exchange.failed).items()))
+            untrained = self.federation.clients.keys() - set(exchange.task.clients)
+            missing = dict.fromkeys(untrained, "it never trained") | exchange.failed
+            self.results, self.missing = dict(sorted(results.items())), dict(sorted(missing.items()))
             if not results:
                 raise RunError(f"No client could be evaluated after round {server_round}: {why(self.missing)}.")
             initial = sum(result.accuracy[0] for result in results.values()) / len(results)
