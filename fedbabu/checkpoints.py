@@ -5,15 +5,15 @@ of its own, since a round's clients are drawn from the seed and the round's numb
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from fedbabu.storage import ClientStore, load_state_and_metadata, save_state
+from fedbabu.errors import RunError
+from fedbabu.storage import ClientStore, DamagedError, load_state_and_metadata, save_state
 
 STAYING = 2  # checkpoints of a run, in case the newest is damaged
 
@@ -50,6 +50,7 @@ class Checkpoints:
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
         self.clients = ClientStore(run / "clients")
+        self._useless: list[Path] = []
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, which appears whole or not at all, and remove the third newest.
@@ -58,29 +59,37 @@ class Checkpoints:
             OSError: if it cannot be written.
         """
         self.folder.mkdir(exist_ok=True)
+        path = self._path(checkpoint.server_round)
         rest = {key: value for key, value in vars(checkpoint).items() if key != "model"}
-        save_state(self._path(checkpoint.server_round), checkpoint.model, {"checkpoint": json.dumps(rest)})
-        for server_round in self._rounds()[STAYING:]:
-            self._path(server_round).unlink(missing_ok=True)
+        save_state(path, checkpoint.model, {"checkpoint": json.dumps(rest)})
+        older = [self._path(server_round) for server_round in self._rounds()[STAYING:]]
+        for useless in {*self._useless, *older} - {path}:
+            useless.unlink(missing_ok=True)
+        self._useless = []
 
-    def usable(self, elsewhere: bool) -> Iterator[Checkpoint]:
-        """The checkpoints that are as they were written, newest first; says what is wrong with others and renames them.
+    def usable(self) -> list[Checkpoint]:
+        """The checkpoints that are as they were written, newest first; of the others, it is said what is wrong.
 
-        Args:
-            elsewhere: whether clients keep what they keep on their own disks, where it cannot be checked.
+        What clients keep is checked too, unless it is not in the run folder but on the clients' own disks.
+
+        Raises:
+            OSError: if one cannot be read, though it is there.
+            RunError: if there is none.
         """
+        usable = []
         for server_round in self._rounds():
-            path = self._path(server_round)
             try:
-                checkpoint = self._load(path)
-                if not elsewhere:
+                checkpoint = self._load(self._path(server_round))
+                if self.clients.folder.is_dir():
                     for client, kept_in in checkpoint.kept.items():
                         self.clients.load(client, kept_in)
-                yield checkpoint
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                usable.append(checkpoint)
+            except (DamagedError, FileNotFoundError) as error:
                 print(f"The checkpoint of round {server_round} cannot be used: {error}", flush=True)
-                with suppress(OSError):
-                    path.replace(path.with_suffix(".damaged"))
+                self._useless.append(self._path(server_round))
+        if not usable:
+            raise RunError(f"The run has no checkpoint in {self.folder} that can be used: start it again.")
+        return usable
 
     def _load(self, path: Path) -> Checkpoint:
         model, texts = load_state_and_metadata(path)

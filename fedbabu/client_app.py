@@ -57,8 +57,8 @@ def train_clients(message: Message, context: Context) -> Message:
     node, task, global_model = _unpack(message, context)
     store = node.store(task)
     model, received = node.models(global_model)
-    examples: dict[int, int] = {}
-    losses: list[float] = []
+    examples: dict[int, int] = {}  # of the clients that trained well,
+    losses: list[float] = []  # likewise
     failed: dict[int, str] = {}
 
     def trained_clients() -> Iterator[tuple[State, int]]:
@@ -66,16 +66,14 @@ def train_clients(message: Message, context: Context) -> Message:
             with _noting(failed, client):
                 shared, num_examples, loss = _train_client(node, store, task, client, global_model, model, received)
                 examples[client] = num_examples
-                losses.append(loss * num_examples)
+                losses.append(loss)
                 yield shared, num_examples
 
     if len(task.clients) == 1:
         update, weight = next(trained_clients(), ({}, 1))
     else:
         update, weight = weighted_sum(trained_clients()), 1
-    num_examples = sum(examples.values())
-    loss = sum(losses) / num_examples if examples else 0.0
-    reply = TrainReply(list(examples), update, weight, num_examples, loss, failed)
+    reply = TrainReply(list(examples), update, weight, sum(examples.values()), losses, failed)
     return Message(reply.to_content(), reply_to=message)
 
 
@@ -131,6 +129,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
                 )
             else:
                 result = evaluate_initial(model, test, transform)
+            deadline.check()
             check_finite(*result.loss)
             results[client] = result
     return Message(EvaluateReply(results, failed).to_content(), reply_to=message)
@@ -215,7 +214,7 @@ class _Node:
                     f"Nodes that share clients must share the run folder {run}, where '{self.config.algorithm}' keeps "
                     "a part of every client's model; this one cannot see it."
                 )
-            run = state_dir() / f"{run.name}-{task.run_id}"
+            run = state_dir() / task.run_id
         return ClientStore(run / "clients")
 
     def offer(self) -> Offer:
@@ -233,6 +232,7 @@ class _Node:
             num_test=[len(rows["test"][client]) for client in self.clients],
             classes=[" ".join(map(str, np.unique(labels[rows["train"][client]]))) for client in self.clients],
             dataset=self.dataset.name,
+            checksum=self.dataset.checksum,
             image_shape=list(self.dataset.image_shape),
             num_classes=self.dataset.num_classes,
             num_nodes=self.num_nodes,

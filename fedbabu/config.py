@@ -19,8 +19,8 @@ from fedbabu.partitions import PARTITIONS
 
 VISITS = 10  # rounds in which all clients are visited once, if they never communicate; only for a line now and then
 
-# What a resumed run may be given anew: where the data are now, and how to meet faults.
-RESUMED_WITH = ("dataset", "checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries")
+# How to meet faults, which a resumed run is told anew.
+FAULT_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries")
 
 Check = tuple[str, Callable[[Any], bool]]  # what is allowed, in words, and its test
 
@@ -38,7 +38,16 @@ _ANY_BOOL: Check = ("true or false", lambda value: True)
 _NOT_NEGATIVE: Check = ("a number of at least 0", lambda value: value >= 0)
 _POSITIVE: Check = ("a number above 0", lambda value: value > 0)
 _PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
-_NONEMPTY: Check = ("text that is not empty", lambda value: bool(value.strip()))
+_PATH: Check = ("a path, or empty", lambda value: _is_path(value))
+_NAME_OR_PATH: Check = ("a name or path", lambda value: bool(value.strip()) and _is_path(value))
+
+
+def _is_path(value: str) -> bool:
+    """Whether it can be one: ~ of an unknown user and NUL cannot."""
+    try:
+        return "\0" not in str(Path(value).expanduser())
+    except RuntimeError:
+        return False
 
 
 def _key(meaning: str, check: Check) -> Any:
@@ -54,7 +63,7 @@ class RunConfig:
     dataset: str = _key(
         f"{', '.join(f'`{name}`' for name in KNOWN_DATASETS)}, the id of a dataset on the Hub, or a local folder of "
         "parquet files or of images",
-        _NONEMPTY,
+        _NAME_OR_PATH,
     )
     image_column: str = _key("the column with the images; empty for a known dataset's own", _TEXT)
     label_column: str = _key("the column with the labels; empty for a known dataset's own", _TEXT)
@@ -81,7 +90,7 @@ class RunConfig:
     )
     num_server_rounds: int = _key(
         "K, the communication rounds; LG-FedAvg runs a quarter of them, local-only all without communicating",
-        _at_least(1),
+        ("an integer from 1 to a million", lambda value: 1 <= value <= 10**6),
     )
     num_local_epochs: int = _key("τ, the epochs that a sampled client trains in a round", _at_least(1))
     num_finetune_epochs: int = _key(
@@ -98,7 +107,7 @@ class RunConfig:
     initial_model: str = _key(
         "where training starts: a run folder or a safetensors file; empty for a random initialization. "
         "LG-FedAvg needs a finished FedAvg run of the same setting",
-        _TEXT,
+        _PATH,
     )
     head_init: str = _key("initialization of the head's weight (Appendices B and Q)", _one_of(HEAD_INITS))
     head_learning_rate_factor: float = _key(
@@ -145,9 +154,9 @@ class RunConfig:
         ("an integer from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
     )
     results_dir: str = _key(
-        "where run folders go; a relative path starts where the local SuperLink was started", _NONEMPTY
+        "where run folders go; a relative path starts where the local SuperLink was started", _NAME_OR_PATH
     )
-    resume: str = _key("the folder of an unfinished run to go on with, in its own configuration; empty for none", _TEXT)
+    resume: str = _key("the folder of an unfinished run to go on with, in its own configuration; empty for none", _PATH)
 
     @classmethod
     def from_flower(cls, run_config: Mapping[str, object]) -> "RunConfig":
@@ -172,21 +181,30 @@ class RunConfig:
         return config
 
     def resuming(self, recorded: Mapping[str, object]) -> "RunConfig":
-        """The configuration with which a run goes on: the recorded one, and of this one only what a machine decides.
+        """The configuration with which a run goes on: the recorded one, but for how to meet faults.
+
+        A dataset other than the default one is where the recorded one is now.
 
         Raises:
-            ConfigError: if this one asks for something else than what was recorded.
+            ConfigError: if this configuration asks for something else than what was recorded.
         """
         given, defaults = self.to_flower(), default_run_config()
-        for key, value in recorded.items():
-            free = key in RESUMED_WITH or key in ("resume", "results-dir")
-            if not free and given[key] not in (value, defaults[key]):
+        here = {key: given[key] for key in FAULT_KEYS} | {"resume": ""}
+        if given["dataset"] != defaults["dataset"]:
+            here["dataset"] = given["dataset"]
+        for key, value in (given | dict(recorded) | here).items():
+            if key in given and given[key] not in (value, defaults[key]) and key not in ("resume", "results-dir"):
                 raise ConfigError(
                     f"resume = '{self.resume}' goes on with {key} = {value!r}, but {key} = {given[key]!r} was given: "
                     "leave it out, or start a run of its own."
                 )
-        new = {key: given[key] for key in RESUMED_WITH if given[key] != defaults[key]}
-        return RunConfig.from_flower(given | dict(recorded) | new | {"resume": ""})
+        return RunConfig.from_flower(given | dict(recorded) | here)
+
+    @property
+    def fault_overrides(self) -> str:
+        """What of FAULT_KEYS differs from the defaults, as `--run-config` takes it."""
+        given, defaults = self.to_flower(), default_run_config()
+        return "".join(f" {key}={given[key]}" for key in FAULT_KEYS if given[key] != defaults[key])
 
     def to_flower(self) -> dict[str, Any]:
         """The same configuration under Flower's key names."""
@@ -251,6 +269,12 @@ class RunConfig:
             return 0
         # Rounded first: 0.29 · 100 is 28.999999999999996 in floating point.
         return max(int(round(self.fraction_train * self.num_clients, 9)), 1)
+
+    @property
+    def finetune_epochs(self) -> int:
+        """The epochs of fine-tuning, all phases together."""
+        phases = self.row.personalizes
+        return sum(self.num_finetune_epochs if phase.epochs is None else phase.epochs for phase in phases)
 
     @property
     def finetune_learning_rate(self) -> float:

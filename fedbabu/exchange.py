@@ -11,6 +11,7 @@ from fedbabu.federation import Federation
 from fedbabu.messages import MAX_REASON, EvaluateReply, ReplyError, Task, TrainReply
 
 RESENDS = 2  # times that the clients of a node that failed are given to another node, or again to the only one
+NOT_CONNECTED = "no connected SuperNode offers it"
 SLACK = 120.0  # seconds that a node may take besides its clients' work
 
 Reply = TypeVar("Reply", TrainReply, EvaluateReply)
@@ -27,6 +28,7 @@ class Exchange:
         task: with all its clients.
         global_model: sent along.
         run_config: likewise.
+        silent: nodes that did not answer last time; they get only clients that no other offers.
         failed: why a client has no result.
         bytes_sent, bytes_received: of arrays, to and from the nodes.
     """
@@ -37,19 +39,20 @@ class Exchange:
     task: Task
     global_model: ArrayRecord
     run_config: ConfigRecord
+    silent: set[int]
     failed: dict[int, str] = field(default_factory=dict)
     bytes_sent: int = 0
     bytes_received: int = 0
     _asked: dict[str, list[int]] = field(default_factory=dict)  # the clients of an answered message, by its id
 
-    def messages(self, clients: Collection[int] | None = None, unless: Collection[int] = ()) -> list[Message]:
+    def messages(self, clients: Collection[int] | None = None, failing: Collection[int] = ()) -> list[Message]:
         """One message to each connected node, with its share of the task's clients, or of some of them.
 
-        The nodes in `unless` get only clients that no other node offers.
+        Nodes that are failing get only clients that no other node offers.
         """
         clients = self.task.clients if clients is None else clients
-        assigned = self.federation.assign(clients, set(self.grid.get_node_ids()), unless)
-        self._fail(set(clients).difference(*assigned.values()), "no connected SuperNode offers it")
+        assigned = self.federation.assign(clients, set(self.grid.get_node_ids()), self.silent.union(failing))
+        self._fail(set(clients).difference(*assigned.values()), NOT_CONNECTED)
         return [
             Message(
                 self.task.of(ids).to_content(self.global_model, self.run_config),
@@ -80,7 +83,8 @@ class Exchange:
             for message, clients in zip(waiting, asked, strict=True):
                 node, reply = message.metadata.dst_node_id, answers.get(message.metadata.message_id)
                 if reply is None:
-                    self._fail(clients, f"node {node} did not answer within {limit:.0f} s")
+                    self._fail(clients, f"node {node} did not answer" + (f" within {limit:.0f} s" if timeout else ""))
+                    self.silent.add(node)
                 elif reply.has_error():
                     self._fail(clients, f"node {node} failed: {reply.error.reason}")
                     failing.add(node)
@@ -88,6 +92,7 @@ class Exchange:
                 else:
                     self.bytes_received += _num_bytes(reply.content)
                     self._asked[message.metadata.message_id] = clients
+                    self.silent.discard(node)
                     replies.append(reply)
             if not unserved or resend == RESENDS:
                 break

@@ -8,11 +8,12 @@ from fedbabu.models import ImageShape
 
 @dataclass(frozen=True)
 class ClientInfo:
-    """A data owner: how many training and test examples it holds, and the classes of the training examples."""
+    """A data owner: its training and test examples, the training examples' classes, and a checksum of the dataset."""
 
     num_train: int
     num_test: int
     classes: tuple[int, ...]
+    checksum: str = ""
 
 
 @dataclass(frozen=True)

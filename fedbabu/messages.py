@@ -7,7 +7,7 @@ decide. A node's replies are checked here before anything else sees them.
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ PER_EPOCH = ("accuracy", "loss", "id_accuracy", "ood_accuracy")
 
 NOT_FINITE = "loss not finite"  # why a client failed that diverged
 MAX_REASON = 300  # characters of what a node says is wrong
+MAX_CLASSES = 1_000_000
 NPY_HEADER = 4096  # bytes that NumPy's format may add to an array's own
 
 
@@ -38,6 +39,7 @@ class Offer:
         num_train, num_test: examples.
         classes: of the training examples, as text ("0 7").
         dataset: the name of the data.
+        checksum: of the data.
         image_shape: channels, height, width; the same on every node.
         num_classes: that the node knows of.
         num_nodes: in the whole simulation; 0 where a node does not know.
@@ -50,6 +52,7 @@ class Offer:
     num_test: list[int]
     classes: list[str]
     dataset: str
+    checksum: str
     image_shape: list[int]
     num_classes: int
     num_nodes: int
@@ -66,16 +69,35 @@ class Offer:
         return RecordDict({"offer": ConfigRecord({"error": str(error)})})
 
     @classmethod
-    def from_content(cls, content: RecordDict) -> "Offer":
-        """Unpack.
+    def from_content(cls, content: RecordDict, num_clients: int) -> "Offer":
+        """Unpack, and check.
 
         Raises:
             ConfigError: the node's, if it refused.
+            ReplyError: if it is no offer.
         """
-        fields: dict[str, Any] = dict(content.config_records["offer"])
-        if "error" in fields:
-            raise ConfigError(fields["error"])
-        return cls(**fields)
+        said: dict[str, Any] = dict(content.config_records.get("offer") or {})
+        if "error" in said:
+            raise ConfigError(str(said["error"]))
+        for spec in fields(cls):
+            item = {list[int]: int, list[str]: str}.get(spec.type)  # type: ignore[arg-type]
+            value = said.get(spec.name)
+            right = type(value) is list and all(type(v) is item for v in value) if item else type(value) is spec.type
+            if not right:
+                raise ReplyError(f"its {spec.name} is {value!r}")
+        offer = cls(**{spec.name: said[spec.name] for spec in fields(cls)})
+        if not len(offer.clients) == len(offer.num_train) == len(offer.num_test) == len(offer.classes):
+            raise ReplyError("it does not say of every client what it holds")
+        labels = {label for classes in offer.classes for label in classes.split()}
+        if not 0 < offer.num_classes <= MAX_CLASSES or not all(label.isdecimal() for label in labels):
+            raise ReplyError(f"its num_classes is {offer.num_classes} and its classes are {sorted(labels)[:5]}")
+        if (
+            len(offer.image_shape) != 3
+            or min(offer.image_shape) < 1
+            or not all(0 <= client < num_clients for client in offer.clients)
+        ):
+            raise ReplyError(f"its image_shape is {offer.image_shape} and its clients are {offer.clients[:5]}")
+        return offer
 
 
 @dataclass(frozen=True)
@@ -132,7 +154,7 @@ class TrainReply:
             must not be rounded; nothing if no client trained well.
         weight: one client's example count, as Flower's FedAvg would have it; or 1.
         num_examples: of all these clients.
-        train_loss: their mean, weighted likewise.
+        losses: the mean training loss of each of them.
         failed: why each of the other clients did not.
     """
 
@@ -140,12 +162,12 @@ class TrainReply:
     update: Mapping[str, Tensor]
     weight: int
     num_examples: int
-    train_loss: float
+    losses: list[float]
     failed: Mapping[int, str] = field(default_factory=dict)
 
     def to_content(self) -> RecordDict:
         """Pack."""
-        metrics: dict[str, Any] = {key: getattr(self, key) for key in ("clients", "weight", "train_loss")}
+        metrics: dict[str, Any] = {key: getattr(self, key) for key in ("clients", "weight", "losses")}
         return RecordDict(
             {
                 "arrays": ArrayRecord({name: value.cpu() for name, value in self.update.items()}),
@@ -170,20 +192,23 @@ class TrainReply:
             ReplyError: if it is not what was asked for.
         """
         clients, metrics = _checked_clients(content, asked), dict(content.metric_records["metrics"])
-        num_examples, weight, loss = (metrics.get(key) for key in ("num-examples", "weight", "train_loss"))
+        num_examples, weight, losses = (metrics.get(key) for key in ("num-examples", "weight", "losses"))
         expected = sum(num_train[client] for client in clients)
         if type(num_examples) is not int or num_examples != expected:
             raise ReplyError(f"its num-examples is {num_examples!r}, its clients have {expected}")
         if type(weight) is not int or weight not in (1, expected):
             raise ReplyError(f"its weight is {weight!r}, neither 1 nor {expected}")
-        if type(loss) is not float or not math.isfinite(loss):
-            raise ReplyError(f"its train_loss is {loss!r}")
+        if type(losses) is not list or len(losses) != len(clients) or not all(map(_is_finite, losses)):
+            raise ReplyError(f"its losses are {losses!r}")
         failed = _failed(content, set(asked) - set(clients))
         if not clients:
-            return cls(clients, {}, weight, num_examples, loss, failed)
+            return cls(clients, {}, weight, num_examples, losses, failed)  # type: ignore[arg-type]
         of_one = weight == expected
-        like = {name: value if of_one else value.double() for name, value in shared.items()}
-        return cls(clients, _checked_state(content, like), weight, num_examples, loss, failed)
+        update = _checked_state(content, {n: value if of_one else value.double() for n, value in shared.items()})
+        for name, value in update.items():  # a sum may be finite where the mean, in the model's type, is not
+            if not torch.isfinite((value * weight / num_examples).to(shared[name].dtype)).all():
+                raise ReplyError(f"its {name} is not finite")
+        return cls(clients, update, weight, num_examples, losses, failed)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -205,8 +230,15 @@ class EvaluateReply:
         return RecordDict({"metrics": MetricRecord(metrics), "failed": _failed_record(self.failed)})
 
     @classmethod
-    def from_content(cls, content: RecordDict, asked: Collection[int]) -> "EvaluateReply":
+    def from_content(
+        cls, content: RecordDict, asked: Collection[int], num_values: Mapping[str, int]
+    ) -> "EvaluateReply":
         """Unpack, and check.
+
+        Args:
+            content: of the reply.
+            asked: the clients that the node was asked to evaluate.
+            num_values: how many values there must be for each client, by the name of what was measured.
 
         Raises:
             ReplyError: if it is not what was asked for.
@@ -217,19 +249,16 @@ class EvaluateReply:
             return cls({}, failed)
         metrics: dict[str, Any] = dict(content.metric_records["metrics"])
         columns = {}
-        for name in (*PER_EPOCH, "without_head_accuracy"):
+        for name, number in num_values.items():
             column = metrics.get(name)
-            if type(column) is not list or len(column) % len(clients) or any(type(v) is not float for v in column):
-                raise ReplyError(f"its {name} is not a number for every client")
-            values = len(column) // len(clients)
-            columns[name] = [column[index * values : (index + 1) * values] for index in range(len(clients))]
-        if not 0 < len(columns["accuracy"][0]) == len(columns["loss"][0]):
-            raise ReplyError("its accuracy and loss are not of the same epochs")
-        for name in ("accuracy", "without_head_accuracy"):
-            if not all(0 <= value <= 100 for value in metrics[name]):
-                raise ReplyError(f"its {name} is not within 0 and 100 percent")
-        if not all(math.isfinite(value) for value in metrics["loss"]):
-            raise ReplyError("its loss is not finite")
+            if type(column) is not list or len(column) != number * len(clients):
+                raise ReplyError(f"its {name} is not {number} numbers for every client")
+            maybe_none = name in ("id_accuracy", "ood_accuracy")  # NaN for a client without such images
+            for value in column:
+                allowed = _is_finite(value) or (maybe_none and type(value) is float and math.isnan(value))
+                if not allowed or (name != "loss" and not math.isnan(value) and not 0 <= value <= 100):
+                    raise ReplyError(f"its {name} is {value!r}")
+            columns[name] = [column[index * number : (index + 1) * number] for index in range(len(clients))]
         without_head = columns.pop("without_head_accuracy")
         return cls(
             {
@@ -248,13 +277,14 @@ def _checked_clients(content: RecordDict, asked: Collection[int]) -> list[int]:
     if "metrics" not in content.metric_records or "failed" not in content.config_records:
         raise ReplyError(f"it holds {', '.join(content) or 'nothing'}, not metrics and failed")
     clients = content.metric_records["metrics"].get("clients")
-    if type(clients) is not list or len(set(clients)) != len(clients) or not set(clients) <= set(asked):
+    ids = type(clients) is list and all(type(client) is int for client in clients)
+    if not ids or len(set(clients)) != len(clients) or not set(clients) <= set(asked):  # type: ignore[arg-type]
         raise ReplyError(f"it is about the clients {clients!r}, asked were {sorted(asked)}")
     return clients  # type: ignore[return-value]
 
 
 def _checked_state(content: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The arrays of a reply, if they have the names, shapes and types of a state dict and are finite."""
+    """The arrays of a reply, if they have the names, shapes and types of a state dict."""
     arrays = content.array_records.get("arrays")
     if arrays is None:
         raise ReplyError("it holds no arrays")
@@ -281,10 +311,11 @@ def _checked_tensor(name: str, array: Array, expected: Tensor) -> Tensor:
         raise ReplyError(f"its {name} cannot be read: {error}") from error
     if (values.shape, str(values.dtype)) != form:
         raise ReplyError(f"its {name} holds {values.dtype} {list(values.shape)}, not {form[1]} {list(form[0])}")
-    tensor = torch.from_numpy(values.copy())
-    if not torch.isfinite(tensor).all():
-        raise ReplyError(f"its {name} is not finite")
-    return tensor
+    return torch.from_numpy(values.copy())
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
 def _failed_record(failed: Mapping[int, str]) -> ConfigRecord:

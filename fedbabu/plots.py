@@ -1,6 +1,7 @@
 """Every figure: of runs, drawn from run folders alone, and of a partition. plot.ipynb only calls these functions."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from fedbabu.partitions import PARTITIONS
 from fedbabu.report import TITLES
 from fedbabu.results import RunFolder
+from fedbabu.storage import write_whole
 
 MAX_CLASS_NAMES = 30  # that fit beside an axis
 METRICS = ("initial", "without-head", "personalized")
@@ -26,7 +28,9 @@ def save_plots(run: RunFolder) -> None:
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
     for draw in (accuracy_over_rounds, accuracy_over_clients, accuracy_over_finetune_epochs):
-        draw([run]).savefig(folder / f"{draw.__name__}.png")
+        png = BytesIO()
+        draw([run]).savefig(png)
+        write_whole(folder / f"{draw.__name__}.png", png.getvalue())
 
 
 def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:

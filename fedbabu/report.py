@@ -43,11 +43,9 @@ class Progress:
         row = config.row
         phases = row.trains + row.trains_kept
         self.epochs = sum(config.num_local_epochs if p.epochs is None else p.epochs for p in phases)
-        self.finetune_epochs = sum(
-            config.num_finetune_epochs if p.epochs is None else p.epochs for p in row.personalizes
-        )
+        self.finetune_epochs = config.finetune_epochs
 
-    def start(self, model: SplitNetwork, path: Path, checkpoint: Checkpoint) -> None:
+    def start(self, model: SplitNetwork, path: Path, checkpoint: Checkpoint, resumed: bool) -> None:
         """Say what is about to run, where, and where its results go; and what is done already, if anything."""
         config, federation = self.config, self.federation
         train, test = (
@@ -66,8 +64,9 @@ class Progress:
         )
         for record in checkpoint.history:
             self._count(record)
-        if checkpoint.server_round:
-            _say(f"Resumed after the training of round {checkpoint.server_round} of {config.num_rounds}")
+        if resumed:
+            done = checkpoint.server_round
+            _say(f"Resumed after the training of round {done} of {config.num_rounds}" if done else "Resumed")
 
     def _rounds(self) -> str:
         config = self.config
@@ -157,7 +156,9 @@ def final_report(run: RunFolder) -> str:
         table.add_column("difference", justify="right")
     for metric, ours in summary["accuracy"].items():
         paper = summary["paper"].get(metric)
-        cells = [TITLES[metric], f"{ours['mean']:.2f} ± {ours['std']:.2f}"]
+        of = ours.get("num-clients", summary["num-clients"])  # of so many, since the others lack such images
+        partly = "" if of == summary["num-clients"] else f" ({clients_covered(of, summary['num-clients'])})"
+        cells = [TITLES[metric] + partly, f"{ours['mean']:.2f} ± {ours['std']:.2f}"]
         if paper:
             cells.append(f"{paper['mean']:.2f} ± {paper['std']:.2f} (Table {paper['table']})")
             cells.append(f"{ours['mean'] - paper['mean']:+.2f}")

@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fedbabu.algorithms import ALGORITHMS
+from fedbabu.checkpoints import Checkpoint, Checkpoints
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
@@ -54,10 +55,11 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._summary: Record = {}  # before it is written
 
     @classmethod
-    def create(cls, config: RunConfig, federation: Federation) -> "RunFolder":
-        """Make the folder of a new run, named by time, algorithm and dataset, and write its configuration.
+    def create(cls, config: RunConfig, federation: Federation, start: Checkpoint) -> "RunFolder":
+        """Make the folder of a new run, named by time, algorithm and dataset, with its configuration and its start.
 
         Raises:
             OSError: if it cannot be written.
@@ -79,16 +81,16 @@ class RunFolder:
             "num-train-examples": sum(client.num_train for client in federation.clients.values()),
         }
         nodes = {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)}
-        versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-        run._write_json(
+        Checkpoints(path).save(start)
+        run._write_json(  # last, since it makes the folder a run
             "config.json",
             {
-                "run-id": secrets.token_hex(4),
+                "run-id": secrets.token_hex(8),
                 "run-config": config.to_flower(),
                 "dataset": data,
                 "clients-checksum": _checksum(federation),
                 "federation": nodes,
-                "versions": versions,
+                "versions": _versions(),
             },
         )
         return run
@@ -108,8 +110,9 @@ class RunFolder:
             raise ConfigError(f"{given} must be the folder of a run, but {run.path} is not ({error}).") from error
         if (run.path / "summary.json").exists():
             raise ConfigError(f"{given} is a finished run ({run.path / 'summary.json'}): there is nothing to resume.")
-        if "run-id" not in recorded:
-            raise ConfigError(f"{given} is a run of an older version, which wrote no checkpoints: start it again.")
+        needed = {"run-id", "run-config", "clients-checksum", "versions", "federation"}
+        if not isinstance(recorded, dict) or not needed <= recorded.keys() or not isinstance(run.config, dict):
+            raise ConfigError(f"{given} is a run of another version of this app, or of none: start it again.")
         return run
 
     @contextmanager
@@ -128,11 +131,16 @@ class RunFolder:
             ) from error
 
     def check_federation(self, federation: Federation) -> None:
-        """Make sure that a resumed run finds the clients that it began with.
+        """Make sure that a resumed run finds the clients that it began with; say if the software is another.
 
         Raises:
             ConfigError: if there are others, or they hold other examples.
         """
+        recorded = self._read_json("config.json")
+        then = recorded["versions"] | {"devices": ", ".join(recorded["federation"]["devices"])}
+        now = _versions() | {"devices": ", ".join(federation.devices)}
+        if other := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
+            print(f"Not all is as when the run began, so the last digits may differ: {'; '.join(other)}.", flush=True)
         if self._read_json("config.json")["clients-checksum"] != _checksum(federation):
             raise ConfigError(
                 f"The clients of the run in {self.path} held other examples than these clients do: give it the same "
@@ -185,14 +193,18 @@ class RunFolder:
         """Write the final global model's state dict as safetensors."""
         save_state(self.path / MODEL_FILE, state)
 
-    def write_summary(self, missing: Mapping[int, str]) -> None:
-        """Write summary.json from the clients' and rounds' records, and which clients are missing, and why."""
+    def summarize(self, missing: Mapping[int, str]) -> None:
+        """Sum up the clients' and rounds' records, and which clients are missing, and why; not written yet."""
         paper = {
             metric: {"mean": cell.mean, "std": cell.std, "table": cell.table}
             for metric, cell in find_cells(self.config, self.dataset).items()
         }
         accuracy = {
-            metric: {"mean": float(np.nanmean(values)), "std": float(np.nanstd(values))}
+            metric: {
+                "mean": float(np.nanmean(values)),
+                "std": float(np.nanstd(values)),
+                "num-clients": int(np.isfinite(values).sum()),
+            }
             for metric, values in self.accuracies().items()
         }
         totals = {
@@ -202,7 +214,11 @@ class RunFolder:
         totals["failed"] = sum(len(record["failed"]) for record in self.rounds)
         totals["repeated-rounds"] = sum(record["attempts"] > 1 for record in self.rounds)
         clients = {"num-clients": len(self.clients), "missing": missing}
-        self._write_json("summary.json", {**clients, "accuracy": accuracy, "paper": paper, **totals})
+        self._summary = {**clients, "accuracy": accuracy, "paper": paper, **totals}
+
+    def write_summary(self) -> None:
+        """Write summary.json, which makes the run a finished one."""
+        self._write_json("summary.json", self.summary)
 
     def accuracies(self) -> dict[str, np.ndarray]:
         """The accuracy of every client in percent, float64 [clients], by metric.
@@ -249,8 +265,8 @@ class RunFolder:
 
     @property
     def summary(self) -> Record:
-        """Mean and std over clients of every metric, the paper's cells, and totals of time and bytes."""
-        return self._read_json("summary.json")
+        """Mean, std and number of clients of every metric, the paper's cells, and totals of time and bytes."""
+        return self._summary or self._read_json("summary.json")
 
     @property
     def rounds(self) -> list[Record]:
@@ -320,6 +336,10 @@ def _checksum(federation: Federation) -> str:
     clients = [[client, *astuple(info)] for client, info in sorted(federation.clients.items())]
     form = [federation.image_shape, federation.num_classes, clients]
     return f"{zlib.crc32(json.dumps(form).encode()):08x}"
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

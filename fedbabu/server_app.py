@@ -6,6 +6,7 @@ import fedbabu.ray_workers  # noqa: F401  isort: skip
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from time import monotonic, sleep
 from typing import Any
 
@@ -18,7 +19,7 @@ from fedbabu.data import too_small_client
 from fedbabu.errors import ConfigError, DivergedError, RunError
 from fedbabu.federation import ClientInfo, Federation
 from fedbabu.initial_model import open_initial_model
-from fedbabu.messages import Offer
+from fedbabu.messages import Offer, ReplyError
 from fedbabu.plots import save_plots
 from fedbabu.report import Progress, final_report
 from fedbabu.results import RunFolder, results_path
@@ -34,12 +35,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one experiment, or what is left of it, from its configuration to its report."""
-    with _flower_quiet(), ExitStack() as until_the_end:
-        config, run, saved = RunConfig.from_flower(context.run_config), None, []
-        if config.resume:
-            run = RunFolder.resumable(config.resume)
+    with _flower_quiet(), _sentences(), ExitStack() as until_the_end:
+        config = given = RunConfig.from_flower(context.run_config)
+        run, saved = None, []
+        if given.resume:
+            run = RunFolder.resumable(given.resume)
             until_the_end.enter_context(run.locked())
-            config = config.resuming(run.config)
+            config = given.resuming(run.config)
         else:
             check_writable(results_path(config), f"results-dir = '{config.results_dir}'")
         print(
@@ -49,16 +51,16 @@ def main(grid: Grid, context: Context) -> None:
         federation = discover(grid, config)
         if run:
             run.check_federation(federation)
-            saved = list(Checkpoints(run.path).usable(elsewhere=federation.owners))
+            saved = Checkpoints(run.path).usable()
         model = open_initial_model(config, federation, saved[0].model if saved else None)
         server_data = ServerData.open(config, federation, model) if config.server_trains else None
         if not run:
-            run = RunFolder.create(config, federation)
+            saved = [Checkpoint.start(model)]
+            run = RunFolder.create(config, federation, saved[0])
             until_the_end.enter_context(run.locked())
-        saved = saved or [Checkpoint.start(model)]
         run.rewind(saved[0].history)
         progress = Progress(config, federation)
-        progress.start(model, run.path, saved[0])
+        progress.start(model, run.path, saved[0], resumed=bool(given.resume))
         strategy = _strategy(config, federation, run, saved, server_data, progress)
         with _leaving_resumable(run, strategy):
             strategy.start(
@@ -69,8 +71,9 @@ def main(grid: Grid, context: Context) -> None:
                 train_config=ConfigRecord(config.to_flower()),
             )
             run.write_clients(strategy.results, federation)
-            run.write_summary(strategy.missing)
+            run.summarize(strategy.missing)
             save_plots(run)
+            run.write_summary()
         print(final_report(run), flush=True)
 
 
@@ -102,21 +105,29 @@ def _strategy(
 
 @contextmanager
 def _leaving_resumable(run: RunFolder, strategy: SharedPartFedAvg) -> Iterator[None]:
-    """If a run stops early, save what it has so far, and say how to go on.
-
-    Raises:
-        RunError: in the place of an OSError: what cannot be written or read.
-    """
+    """If a run stops early, save what it has so far, and say how to go on."""
     try:
         yield
     except Exception as error:
         with suppress(OSError):
             strategy.save_checkpoint()
         if not isinstance(error, DivergedError):
-            print(f"The run stopped. To go on: flwr run . --run-config \"resume='{run.path}'\"", flush=True)
-        if isinstance(error, OSError):
-            raise RunError(f"The run cannot use its folder: {error}. Mend that, and resume it.") from error
+            overrides = f"resume='{run.path}'{strategy.config.fault_overrides}"
+            print(f'The run stopped. To go on: flwr run . --stream --run-config "{overrides}"', flush=True)
         raise
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Say what file could not be used.
+
+    Raises:
+        RunError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"The run stopped at a file that it cannot use: {error}.") from error
 
 
 def discover(grid: Grid, config: RunConfig) -> Federation:
@@ -126,35 +137,49 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
         ConfigError: if a node cannot use the configuration, the nodes' data differ, or clients are missing.
     """
     offers: dict[int, Offer] = {}
-    run_config = ConfigRecord(config.to_flower())
+    failed: dict[int, str] = {}  # nodes that did not say what they offer
     last_news = monotonic()
     while True:
         if new_nodes := sorted(set(grid.get_node_ids()) - offers.keys()):
-            offers |= _ask(grid, new_nodes, run_config)
+            found = _ask(grid, new_nodes, config, failed)
+            offers |= found
             _check_owners(offers)
-            last_news = monotonic()
+            last_news = monotonic() if found else last_news
         offered = {client for offer in offers.values() for client in offer.clients}
-        missing = sorted(set(range(config.num_clients)) - offered)
-        if offers and not missing and len(offers) >= max(offer.num_nodes for offer in offers.values()):
+        num_missing = config.num_clients - len(offered)
+        if offers and not num_missing and len(offers) >= max(offer.num_nodes for offer in offers.values()):
             return _federation(offers)
         if monotonic() - last_news > NODE_WAIT_SECONDS:
+            why = "".join(f" Node {node} {reason}." for node, reason in failed.items())
+            missing = next(client for client in count() if client not in offered)
             raise ConfigError(
-                f"num-clients = {config.num_clients}, but {len(missing)} of them (client {missing[0]} for one) are on "
-                f"none of the {len(offers)} connected SuperNodes: start more SuperNodes or lower num-clients."
-                if missing
-                else f"Only {len(offers)} SuperNodes connected, and they say that there are more: start the others."
+                f"num-clients = {config.num_clients}, but {num_missing} of them (client {missing} for one) are on "
+                f"none of the {len(offers)} connected SuperNodes: start more SuperNodes or lower num-clients.{why}"
+                if num_missing
+                else f"Only {len(offers)} SuperNodes connected, which say that there are more: start the others.{why}"
             )
-        sleep(0.1)
+        sleep(1.0 if failed else 0.1)
 
 
-def _ask(grid: Grid, nodes: Iterable[int], run_config: ConfigRecord) -> dict[int, Offer]:
-    content = RecordDict({"run-config": run_config})
+def _ask(grid: Grid, nodes: Iterable[int], config: RunConfig, failed: dict[int, str]) -> dict[int, Offer]:
+    """What nodes offer; into `failed` goes what is wrong with those that do not say.
+
+    Raises:
+        ConfigError: if a node cannot use the configuration, or offers what there cannot be.
+    """
+    content = RecordDict({"run-config": ConfigRecord(config.to_flower())})
     questions = [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
     offers = {}
-    for reply in grid.send_and_receive(questions):
-        if reply.has_error():
-            raise RuntimeError(f"Node {reply.metadata.src_node_id} failed: {reply.error.reason}")
-        offers[reply.metadata.src_node_id] = Offer.from_content(reply.content)
+    for reply in grid.send_and_receive(questions, timeout=config.client_timeout or None):
+        node = reply.metadata.src_node_id
+        if reply.has_error():  # its process may have died: it is asked again
+            failed[node] = f"failed: {reply.error.reason}"
+            continue
+        try:
+            offers[node] = Offer.from_content(reply.content, config.num_clients)
+        except ReplyError as error:
+            raise ConfigError(f"The offer of node {node} is refused: {error}.") from error
+        failed.pop(node, None)
     return offers
 
 
@@ -185,7 +210,7 @@ def _federation(offers: dict[int, Offer]) -> Federation:
             if too_small := too_small_client(client, num_train, num_test):
                 raise ConfigError(f"{too_small[0].upper()}{too_small[1:]}: give it more, or set test-fraction.")
             nodes_of.setdefault(client, []).append(node)
-            clients[client] = ClientInfo(num_train, num_test, tuple(map(int, classes.split())))
+            clients[client] = ClientInfo(num_train, num_test, tuple(map(int, classes.split())), offer.checksum)
     shapes = {tuple(offer.image_shape) for offer in offers.values()}
     if len(shapes) > 1:
         raise ConfigError(f"The SuperNodes' images differ in channels, height or width: {sorted(shapes)}.")

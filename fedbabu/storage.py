@@ -77,17 +77,21 @@ def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, s
     write_whole(path, save(tensors, texts | {CHECKSUM: _checksum(tensors, texts)}))
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
+def load_state(path: Path, *, ours: bool = False) -> dict[str, Tensor]:
     """Read a state dict onto the CPU.
+
+    Args:
+        path: of the file.
+        ours: whether it must have the checksum that `save_state` writes; a file from elsewhere may have none.
 
     Raises:
         OSError: if the file cannot be read.
         DamagedError: if it is no safetensors file, or not what `save_state` wrote.
     """
-    return load_state_and_metadata(path)[0]
+    return load_state_and_metadata(path, ours=ours)[0]
 
 
-def load_state_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_state_and_metadata(path: Path, *, ours: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a state dict onto the CPU, and the text that was written with it. Raises what `load_state` raises."""
     try:
         with safe_open(path, "pt") as file:
@@ -95,8 +99,8 @@ def load_state_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, st
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
     except SafetensorError as error:
         raise DamagedError(f"{path} is damaged: {error}") from error
-    expected = texts.pop(CHECKSUM, None)  # files from elsewhere have none
-    if expected is not None and expected != _checksum(tensors, texts):
+    expected = texts.pop(CHECKSUM, None)
+    if (ours or expected is not None) and expected != _checksum(tensors, texts):
         raise DamagedError(f"{path} is damaged: its checksum is not that of its content")
     return tensors, texts
 
@@ -127,10 +131,10 @@ class ClientStore:
             OSError: if the file is not there or cannot be read.
             DamagedError: if it is damaged.
         """
-        return load_state(self.path(client, server_round)) if server_round else {}
+        return load_state(self.path(client, server_round), ours=True) if server_round else {}
 
     def save(self, client: int, server_round: int, state: Mapping[str, Tensor], needed: Collection[int]) -> None:
-        """Keep a state dict, and forget what the client kept in rounds that are not needed any more.
+        """Keep a state dict, and forget what the client kept in earlier rounds that are not needed any more.
 
         Raises:
             OSError: if it cannot be written.
@@ -138,9 +142,10 @@ class ClientStore:
         path = self.path(client, server_round)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_state(path, state)
-        staying = {path, *(self.path(client, other) for other in needed)}
-        for other in set(path.parent.glob("*.safetensors")) - staying:
-            other.unlink(missing_ok=True)
+        for other in path.parent.glob("round-*.safetensors"):
+            number = int(other.stem.removeprefix("round-"))
+            if number < server_round and number not in needed:  # later ones, if this node has been slow, are in use
+                other.unlink(missing_ok=True)
 
     def path(self, client: int, server_round: int) -> Path:
         """The file of a client and a round."""

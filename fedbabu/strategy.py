@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, NoReturn
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -15,11 +15,13 @@ from fedbabu.checkpoints import STAYING, Checkpoint
 from fedbabu.config import RunConfig
 from fedbabu.errors import DivergedError, RunError, why
 from fedbabu.evaluation import ClientResult
-from fedbabu.exchange import Exchange
+from fedbabu.exchange import NOT_CONNECTED, Exchange
 from fedbabu.federation import Federation
 from fedbabu.messages import NOT_FINITE, EvaluateReply, Task, TrainReply
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.server_data import ServerData
+
+RECONNECT_SECONDS = 10.0  # before a round is repeated because nodes had gone
 
 Record = dict[str, Any]  # a line of rounds.jsonl
 
@@ -81,6 +83,7 @@ class SharedPartFedAvg(FedAvg):
         self._kept = dict(newest.kept)  # for each client that keeps something, the round in which it kept it;
         self._kept_at = {c.server_round: c.kept for c in checkpoints}  # likewise at the newest checkpoints
         self._exchange: Exchange | None = None  # with the nodes, that goes on
+        self._silent: set[int] = set()  # nodes that did not answer when they were last asked
         self._started = perf_counter() - self._record.get("train-seconds", 0.0)
 
     def start(
@@ -137,12 +140,16 @@ class SharedPartFedAvg(FedAvg):
         self._started = perf_counter()
         self._record = {"round": server_round, "failed": {}, "bytes-sent": 0, "bytes-received": 0}
         for attempt in range(self.config.max_round_retries + 1):
+            if NOT_CONNECTED in self._record["failed"].values():
+                sleep(RECONNECT_SECONDS)
             self._record["attempts"] = attempt + 1
             messages = self.configure_train(server_round, arrays, config, grid)
             averaged, metrics = self.aggregate_train(server_round, self._send(messages, timeout))
             if averaged is not None and metrics is not None:
                 self._trained, self._to_evaluate = server_round, True
                 return averaged, metrics
+        if set(self._record["failed"].values()) == {NOT_FINITE}:
+            self._diverged("the loss of every client that was tried")
         raise RunError(
             f"Round {server_round} was tried {self.config.max_round_retries + 1} times, but never had "
             f"min-fit-clients = {self.config.min_fit_clients} clients that trained well: {why(self._record['failed'])}."
@@ -152,14 +159,13 @@ class SharedPartFedAvg(FedAvg):
         """The clients of a round, drawn without replacement (Algorithm 1, line 4).
 
         Without communication, each client comes in one round. In a round that is repeated, those that failed are
-        left out.
+        left out, as long as there are enough others.
         """
-        clients, again, failed = sorted(self.federation.clients), self._record["attempts"] - 1, self._record["failed"]
+        clients, again = sorted(self.federation.clients), self._record["attempts"] - 1
         if not self.config.row.shares:
-            clients = clients[server_round - 1 :: self.config.num_rounds]
-        clients = [client for client in clients if client not in failed]
-        if not self.config.row.shares:
-            return clients
+            return clients[server_round - 1 :: self.config.num_rounds]
+        others = [client for client in clients if client not in self._record["failed"]]
+        clients = others if len(others) >= self.config.min_fit_clients else clients
         rng = numpy_generator(self.config.seed, Purpose.SAMPLING, server_round, *([again] if again else []))
         return sorted(rng.choice(clients, min(self.config.clients_per_round, len(clients)), replace=False).tolist())
 
@@ -170,7 +176,7 @@ class SharedPartFedAvg(FedAvg):
         clients, rounds = self.sample_clients(server_round), self.config.local_rounds(server_round)
         self._record |= {"learning-rate": self.config.learning_rate_of(rounds[-1]), "clients": clients}
         task = self._task(server_round, clients, rounds)
-        self._exchange = Exchange(self.federation, grid, MessageType.TRAIN, task, arrays, config)
+        self._exchange = Exchange(self.federation, grid, MessageType.TRAIN, task, arrays, config, self._silent)
         return self._exchange.messages()
 
     def aggregate_train(
@@ -191,28 +197,28 @@ class SharedPartFedAvg(FedAvg):
         )
         nodes = [node for node in checked if node.clients]
         self._note(exchange)
-        trained = [client for node in nodes for client in node.clients]
+        losses = {client: loss for node in nodes for client, loss in zip(node.clients, node.losses, strict=True)}
         alone = not self.config.row.shares
-        if set(exchange.failed.values()) == {NOT_FINITE} and not trained and not (alone and self._kept):
+        if set(exchange.failed.values()) == {NOT_FINITE} and len(exchange.failed) > 1 and not losses:
             self._diverged(f"the loss of all {len(exchange.failed)} clients")
-        if self.config.clients_per_round and len(trained) < self.config.min_fit_clients and not alone:
+        if self.config.clients_per_round and len(losses) < self.config.min_fit_clients and not alone:
             return None, None
-        losses: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         model, num_examples = dict(self.global_model), sum(node.num_examples for node in nodes)
         if nodes:
             sums = weighted_sum((node.update, node.weight) for node in nodes)
             model |= {name: (value / num_examples).to(model[name].dtype) for name, value in sums.items()}
-            losses["train-loss"] = sum(node.train_loss * node.num_examples for node in nodes) / num_examples
+            metrics["train-loss"] = sum(losses[c] * self._num_train[c] for c in sorted(losses)) / num_examples
         if self.server_data:
             try:
-                model, losses["server-loss"] = self.server_data.train(model, server_round)
+                model, metrics["server-loss"] = self.server_data.train(model, server_round)
             except FloatingPointError:
                 self._diverged("the loss on the server")
         self.global_model = model
         if self.config.row.keeps:
-            self._kept |= dict.fromkeys(trained, server_round)
-        self._record |= {"num-examples": num_examples, **losses, "train-seconds": perf_counter() - self._started}
-        return ArrayRecord(model), MetricRecord(losses)
+            self._kept |= dict.fromkeys(losses, server_round)
+        self._record |= {"num-examples": num_examples, **metrics, "train-seconds": perf_counter() - self._started}
+        return ArrayRecord(model), MetricRecord(metrics)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -231,7 +237,7 @@ class SharedPartFedAvg(FedAvg):
         if not self.config.row.shares:  # whoever failed to train has no model of its own
             clients = [client for client in clients if client in self._kept]
         task = replace(self._task(server_round, clients, []), personalize=personalize)
-        self._exchange = Exchange(self.federation, grid, MessageType.EVALUATE, task, arrays, config)
+        self._exchange = Exchange(self.federation, grid, MessageType.EVALUATE, task, arrays, config, self._silent)
         return self._exchange.messages()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -243,15 +249,22 @@ class SharedPartFedAvg(FedAvg):
         metrics = None
         if exchange := self._exchange:
             results: dict[int, ClientResult] = {}
-            for reply in exchange.checked(replies, EvaluateReply.from_content):
+            epochs = 1 + exchange.task.personalize * self.config.finetune_epochs
+            by_distribution = exchange.task.personalize and self.config.iid_test_set
+            num_values = dict.fromkeys(("accuracy", "loss"), epochs)
+            num_values |= dict.fromkeys(("id_accuracy", "ood_accuracy"), epochs * by_distribution)
+            num_values["without_head_accuracy"] = int(exchange.task.personalize)
+            for reply in exchange.checked(replies, lambda c, asked: EvaluateReply.from_content(c, asked, num_values)):
                 results |= reply.results
             self._note(exchange)
             untrained = self.federation.clients.keys() - set(exchange.task.clients)
             missing = dict.fromkeys(untrained, "it never trained") | exchange.failed
             self.results, self.missing = dict(sorted(results.items())), dict(sorted(missing.items()))
+            if set(exchange.failed.values()) == {NOT_FINITE} and not results:
+                self._diverged(f"the loss of all {len(exchange.failed)} clients in their evaluation")
             if not results:
                 raise RunError(f"No client could be evaluated after round {server_round}: {why(self.missing)}.")
-            initial = sum(result.accuracy[0] for result in results.values()) / len(results)
+            initial = sum(result.accuracy[0] for result in self.results.values()) / len(results)
             self._record |= {"initial-accuracy": initial, "missing": self.missing}
             metrics = MetricRecord({"initial-accuracy": initial})
         seconds = perf_counter() - self._started
@@ -275,7 +288,8 @@ class SharedPartFedAvg(FedAvg):
         self._record["bytes-sent"] += exchange.bytes_sent
         self._record["bytes-received"] += exchange.bytes_received
         if exchange.message_type == MessageType.TRAIN:
-            self._record["failed"] |= exchange.failed
+            before = {c: reason for c, reason in self._record["failed"].items() if c not in exchange.task.clients}
+            self._record["failed"] = before | exchange.failed
 
     def _diverged(self, what: str) -> NoReturn:
         record = self._record

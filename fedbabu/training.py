@@ -91,9 +91,17 @@ class Deadline:
             TimeoutError: after an epoch that ends too late.
         """
         for loss in epochs:
-            if self.seconds and monotonic() - self._started > self.seconds:
-                raise TimeoutError(f"took longer than client-timeout = {self.seconds} s")
+            self.check()
             yield loss
+
+    def check(self) -> None:
+        """Make sure that it is not over.
+
+        Raises:
+            TimeoutError: if it is.
+        """
+        if self.seconds and monotonic() - self._started > self.seconds:
+            raise TimeoutError(f"took longer than client-timeout = {self.seconds} s")
 
 
 def _learning_rates(model: SplitNetwork, phase: Phase, learning_rate: float) -> dict[str, float]:

@@ -69,7 +69,7 @@ def run_server(run_config: dict, **grid_arguments) -> tuple[RunFolder, InProcess
 def kept_states(run: Path) -> dict[int, dict]:
     """What each client kept last, by the newest checkpoint."""
     checkpoints = Checkpoints(run)
-    kept = next(checkpoints.usable(elsewhere=False)).kept
+    kept = checkpoints.usable()[0].kept if checkpoints.clients.folder.is_dir() else {}
     return {client: checkpoints.clients.load(client, kept[client]) for client in sorted(kept)}
 
 

@@ -37,7 +37,7 @@ def test_learning_rate_of_few_rounds(rounds, expected):
     [
         ("algorithm", "fedbaboon", "'fedavg' or 'fedbabu' or 'fedper' or"),
         ("model-name", "ResNet", "'ThreeConvNet' or 'FourConvNet' or 'MobileNet' or 'ResNet10' or"),
-        ("dataset", "", "text that is not empty"),
+        ("dataset", "", "a name or path"),
         ("num-clients", 0, "an integer of at least 1"),
         ("num-clients", 2.5, "an integer of at least 1"),
         ("num-clients", True, "an integer of at least 1"),
@@ -68,12 +68,12 @@ def test_learning_rate_of_few_rounds(rounds, expected):
         ("iid-test-set", 1, "true or false"),
         ("evaluate-every", -2, "an integer of at least 0"),
         ("seed", -1, "an integer from 0 to 2^63 - 1"),
-        ("results-dir", " ", "text that is not empty"),
+        ("results-dir", " ", "a name or path"),
         ("checkpoint-every", 0, "an integer of at least 1"),
         ("client-timeout", -1.0, "a number of at least 0"),
         ("min-fit-clients", 0, "an integer of at least 1"),
         ("max-round-retries", -1, "an integer of at least 0"),
-        ("resume", 3, "text"),
+        ("resume", "~nobody-here/run", "a path, or empty"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(key, value, allowed):

@@ -14,17 +14,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from in_process import InProcessGrid, essence, run_server
 
 from fedbabu import client_app, plots
 from fedbabu.config import RunConfig
-from fedbabu.errors import DivergedError, RunError
+from fedbabu.errors import ConfigError, DivergedError, RunError
+from fedbabu.messages import Offer
 from fedbabu.report import final_report
 from fedbabu.results import RunFolder
 from fedbabu.strategy import SharedPartFedAvg
 
 TRAIN = client_app._Node.train
+
+
+@pytest.fixture
+def run_config(run_config):
+    return run_config | {"num-local-epochs": 1, "num-finetune-epochs": 1}
 
 
 def failing(monkeypatch, clients, fault) -> None:
@@ -105,12 +111,18 @@ def test_the_mean_of_the_others_does_not_depend_on_the_nodes(run_config, monkeyp
 
 def test_a_client_that_diverges_for_real(run_config, monkeypatch):
     """Its own images make it diverge: they are not finite after normalization."""
-    monkeypatch.setattr(
-        "fedbabu.data.BatchTransform.augment",
-        lambda transform, images, generator: transform.normalize(images) * (math.inf if len(images) == 20 else 1),
-    )
-    run, _ = run_server(run_config | {"num-server-rounds": 1, "batch-size": 160})
-    assert run.rounds[0]["failed"] == {} or set(run.rounds[0]["failed"].values()) == {"loss not finite"}
+    run_config |= {"num-server-rounds": 1, "fraction-train": 1.0}
+    client_examples = client_app.client_examples
+
+    def examples(images, labels, rows, device):
+        own = client_examples(images, labels, rows, device)
+        return own if 0 not in rows else type(own)(own.images.float() * math.nan, own.labels)
+
+    monkeypatch.setattr("fedbabu.client_app.client_examples", examples)
+    run, _ = run_server(run_config)
+    assert list(run.rounds[0]["failed"].values()) == ["loss not finite"]
+    assert all(torch.isfinite(value).all() for value in run.model().values())
+    assert set(run.summary["missing"].values()) == {"loss not finite"}
 
 
 def test_a_client_that_takes_too_long_is_left_out(run_config, monkeypatch):
@@ -128,6 +140,47 @@ def test_a_client_that_takes_too_long_is_left_out(run_config, monkeypatch):
     run, _ = run_server(run_config | {"client-timeout": 0.5, "num-server-rounds": 1, "num-local-epochs": 1})
     assert list(run.rounds[0]["failed"].values()) == ["TimeoutError: took longer than client-timeout = 0.5 s"]
     assert run.rounds[0]["num-examples"] == trained(run, run.rounds[0]) < sum(held(run).values()) / 2
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_client_whose_evaluation_takes_too_long_is_missing(run_config, monkeypatch, rounds):
+    """In fine-tuning, and in an evaluation without it."""
+    name = "evaluate_personalized" if rounds == 1 else "evaluate_initial"
+    own, slow = getattr(client_app, name), [False] * 3 + [True]
+
+    def evaluate(*arguments, **more):
+        time.sleep(0.6 if slow and slow.pop() else 0)
+        return own(*arguments, **more)
+
+    monkeypatch.setattr(f"fedbabu.client_app.{name}", evaluate)
+    run, _ = run_server(run_config | {"client-timeout": 0.5, "num-server-rounds": rounds})
+    assert list(run.rounds[0]["missing"].values()) == ["TimeoutError: took longer than client-timeout = 0.5 s"]
+
+
+def test_one_client_that_diverges_alone_in_its_round_is_not_all(run_config, monkeypatch):
+    run_config |= {"fraction-train": 0.125}
+    (first,) = sampled(run_config, 1)
+    failing(monkeypatch, {first}, lambda: math.nan)
+    run, _ = run_server(run_config)
+    assert run.rounds[0]["failed"] == {str(first): "loss not finite"}
+    assert run.rounds[0]["attempts"] == 2
+    failing(monkeypatch, set(range(8)), lambda: math.nan)
+    with pytest.raises(DivergedError, match=r"in round 1, .*: the loss of every client that was tried is not finite"):
+        run_server(run_config)
+
+
+def test_clients_that_failed_are_asked_again_if_there_are_no_others(run_config, monkeypatch):
+    faults = iter([RuntimeError("once")])
+
+    def once():
+        for error in faults:
+            raise error
+        return 1.0
+
+    failing(monkeypatch, {4}, once)
+    run, _ = run_server(run_config | {"fraction-train": 1.0, "min-fit-clients": 8, "num-server-rounds": 1})
+    assert (run.rounds[0]["attempts"], run.rounds[0]["failed"]) == (2, {})
+    assert run.rounds[0]["num-examples"] == sum(held(run).values())
 
 
 def test_a_round_of_too_few_is_repeated_with_others(run_config, monkeypatch, capsys):
@@ -162,8 +215,8 @@ def test_after_its_retries_a_run_stops_and_can_be_resumed(run_config, monkeypatc
         ):
             run_server(run_config)
     (folder,) = Path(run_config["results-dir"]).iterdir()
-    assert [path.stem for path in folder.glob("checkpoints/*")] == ["round-2"]
-    assert f"flwr run . --run-config \"resume='{folder}'\"" in capsys.readouterr().out
+    assert sorted(path.stem for path in folder.glob("checkpoints/*")) == ["round-0", "round-2"]
+    assert f"resume='{folder}' min-fit-clients=3 max-round-retries=2" in capsys.readouterr().out
     run, _ = run_server(run_config | {"resume": str(folder)})
     assert essence(run) == essence(undisturbed)
 
@@ -217,8 +270,10 @@ def test_the_clients_of_a_node_that_dies_go_to_another(run_config, faulty, tmp_p
         )
     )
     run, _ = run_server(run_config)
-    assert essence(run)["states"] == essence(undisturbed)["states"]
-    assert all(record["failed"] == {} for record in run.rounds)
+    for either in (mine := essence(run), its := essence(undisturbed)):
+        for record in either["rounds"]:
+            del record["bytes-sent"], record["bytes-received"]
+    assert mine == its
 
 
 def test_an_only_node_that_fails_once_is_asked_again(run_config, faulty):
@@ -231,14 +286,15 @@ def test_an_only_node_that_fails_once_is_asked_again(run_config, faulty):
 def test_the_clients_of_a_node_that_is_silent_are_left_out(run_config, faulty):
     faulty(lambda message, reply: None if message.metadata.dst_node_id == 101 else reply)
     run, grid = run_server(run_config | {"client-timeout": 30.0})
-    assert grid.timeout == 30.0 * 4 + 120
-    for record in run.rounds:
-        assert set(record["failed"].values()) == {"node 101 did not answer within 180 s"}
-        assert len(record["failed"]) == 2
+    assert list(run.rounds[0]["failed"].values()) == ["node 101 did not answer within 180 s"] * 2
+    # From then on, the other node gets all the work.
+    assert [record["failed"] for record in run.rounds[1:]] == [{}, {}]
+    assert grid.timeout == 30.0 * 8 + 120
 
 
 def test_a_node_that_is_not_connected_any_more_is_not_asked(run_config, monkeypatch):
     """Of eight nodes with a client each, one leaves after the second round."""
+    monkeypatch.setattr("fedbabu.strategy.RECONNECT_SECONDS", 0.0)
     late, left, nodes = sampled(run_config, 2), [], InProcessGrid.get_node_ids
     monkeypatch.setattr(InProcessGrid, "get_node_ids", lambda grid: [n for n in nodes(grid) if n not in left])
     append = RunFolder.append_round
@@ -310,9 +366,12 @@ def put(name, value):
             with_arrays(put(WEIGHT, Array("float64", (64, 1, 3, 3), "numpy.ndarray", Array(np.zeros(10**5)).data))),
             f"its {WEIGHT} has 800128 bytes, too many for {FORM}",
         ),
+        (with_arrays(put(WEIGHT, np.full((64, 1, 3, 3), 1e300))), f"its {WEIGHT} is not finite"),
+        (with_metrics(losses=[1.0]), "its losses are"),
+        (with_metrics(clients=[0.5]), r"it is about the clients \[0.5\], asked were"),
         (with_metrics(**{"num-examples": 10**9}), "its num-examples is 1000000000, its clients have"),
         (with_metrics(weight=-3), "its weight is -3, neither 1 nor"),
-        (with_metrics(train_loss=math.nan), "its train_loss is nan"),
+        (with_metrics(losses=[math.nan, 1.0]), "its losses are"),
         (with_metrics(clients=[0, 1, 2, 3, 4, 5, 6, 7]), r"it is about the clients \[0, 1, .*\], asked were"),
         (with_metrics(clients=[99]), r"it is about the clients \[99\], asked were"),
         (without("arrays"), "it holds no arrays"),
@@ -350,6 +409,8 @@ def test_what_an_evaluation_does_not_cover_is_said_everywhere(run_config, monkey
     assert f"% of 7 of 8 clients, not client {missing} (RuntimeError: broken)" in printed
     assert f"Mean ± std over 7 of 8 clients, missing client {missing} (RuntimeError: broken)" in printed
     assert "7 of 8 clients" in final_report(run)
+    legend = plots.accuracy_over_rounds([run]).axes[0].get_legend()
+    assert "not of all clients" in [text.get_text() for text in legend.get_texts()]
     for draw in (plots.accuracy_over_rounds, plots.accuracy_over_clients, plots.accuracy_over_finetune_epochs):
         figure = draw([run])
         legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
@@ -364,20 +425,84 @@ def test_whoever_never_trained_alone_is_not_evaluated(run_config, monkeypatch):
     assert run.rounds[2]["failed"] == {"2": "RuntimeError: broken"}
 
 
-def test_a_reply_to_an_evaluation_is_checked(run_config, faulty, monkeypatch):
-    def fault(message, reply):
+@pytest.mark.parametrize(
+    ("name", "values", "wrong"),
+    [
+        ("accuracy", lambda values: [1e9] * len(values), r"its accuracy is 1000000000\.0"),
+        ("accuracy", lambda values: values[:-1], "its accuracy is not 2 numbers for every client"),
+        ("loss", lambda values: [math.nan] * len(values), "its loss is nan"),
+        ("loss", lambda values: values[::2], "its loss is not 2 numbers for every client"),
+        ("without_head_accuracy", lambda values: [], "its without_head_accuracy is not 1 numbers for every client"),
+        ("id_accuracy", lambda values: [5.0] * 12, "its id_accuracy is not 0 numbers for every client"),
+        ("clients", lambda values: [*values, 77], r"it is about the clients \[.*77\], asked were"),
+    ],
+)
+def test_a_reply_to_an_evaluation_is_checked(run_config, monkeypatch, name, values, wrong):
+    def reply_of(grid, message):
+        reply = own(grid, message)
         if message.metadata.message_type == "evaluate" and message.metadata.dst_node_id == 101:
-            accuracy = [1e9] * len(reply.content["metrics"]["accuracy"])
-            reply.content["metrics"] = MetricRecord(dict(reply.content["metrics"]) | {"accuracy": accuracy})
+            metrics = dict(reply.content["metrics"])
+            reply.content["metrics"] = MetricRecord(metrics | {name: values(metrics[name])})
         return reply
 
-    monkeypatch.setattr(FaultyGrid, "_reply", lambda grid, message: fault(message, InProcessGrid._reply(grid, message)))
-    faulty(None)
+    own = InProcessGrid._reply
+    monkeypatch.setattr(InProcessGrid, "_reply", reply_of)
     run, _ = run_server(run_config | {"num-server-rounds": 1})
-    assert set(run.summary["missing"].values()) == {
-        "the reply of node 101 is refused: its accuracy is not within 0 and 100 percent"
-    }
+    (reason,) = set(run.summary["missing"].values())
+    assert re.match(f"the reply of node 101 is refused: {wrong}", reason)
     assert run.summary["num-clients"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"classes": ["a"] * 8}, "its num_classes is 10 and its classes are"),
+        ({"clients": ["0"] * 8}, r"its clients is \['0'"),
+        ({"clients": list(range(1, 9))}, r"its image_shape is \[1, 16, 16\] and its clients are \[1, 2"),
+        ({"num_classes": 10**12}, "its num_classes is 1000000000000"),
+        ({"image_shape": [1, 16]}, r"its image_shape is \[1, 16\]"),
+        ({"num_train": [180]}, "it does not say of every client what it holds"),
+        ({"device": 3}, "its device is 3"),
+    ],
+)
+def test_an_offer_is_checked(run_config, monkeypatch, change, wrong):
+    own = Offer.to_content
+    monkeypatch.setattr(
+        Offer, "to_content", lambda offer: RecordDict({"offer": ConfigRecord(dict(own(offer)["offer"]) | change)})
+    )
+    with pytest.raises(ConfigError, match=f"The offer of node 100 is refused: {wrong}"):
+        run_server(run_config)
+
+
+def test_a_node_that_fails_when_it_is_first_asked_is_asked_again(run_config, monkeypatch):
+    failures = iter([True, False, False, True])
+    own = InProcessGrid._reply
+
+    def reply_of(grid, message):
+        if message.metadata.message_type == "query" and next(failures, False):
+            return Message(Error(0, "The actor died."), reply_to=message)
+        return own(grid, message)
+
+    monkeypatch.setattr(InProcessGrid, "_reply", reply_of)
+    run, _ = run_server(run_config | {"num-server-rounds": 1})
+    assert len(run.clients) == 8
+
+
+def test_means_over_few_of_the_clients_say_so(run_config, capsys):
+    """Only some clients have test images in, or out of, their distribution."""
+    keys = {
+        "iid-test-set": True,
+        "partition": "dirichlet",
+        "dirichlet-beta": 0.5,
+        "num-clients": 6,
+        "num-server-rounds": 1,
+    }
+    run, _ = run_server(run_config | keys)
+    accuracy, printed = run.summary["accuracy"], capsys.readouterr().out
+    number = accuracy["ood-initial"]["num-clients"]
+    assert number == np.isfinite([row["ood-accuracy"][0] or math.nan for row in run.clients]).sum() < 6
+    assert accuracy["personalized"]["num-clients"] == 6
+    assert f"({number} of 6" in printed
 
 
 ON_A_SMALL_DISK = """
@@ -427,7 +552,7 @@ def test_a_disk_that_fails_costs_nothing_that_was_written(run_config, tmp_path, 
         pytest.skip("this machine does not let a test mount a disk of its own")
     disk = tmp_path / "disk"
     disk.mkdir()
-    config = run_config | {"results-dir": f"{disk}/results", "checkpoint-every": 1, "num-server-rounds": 6}
+    config = run_config | {"results-dir": f"{disk}/results", "checkpoint-every": 1, "num-server-rounds": 4}
     command = ["unshare", "-rm", sys.executable, "-c", ON_A_SMALL_DISK.format(tests=str(PROJECT / "tests"))]
     result = subprocess.run(
         [*command, str(disk), fault, algorithm], env=os.environ | {"CONFIG": json.dumps(config)},
@@ -437,7 +562,7 @@ def test_a_disk_that_fails_costs_nothing_that_was_written(run_config, tmp_path, 
     assert lines.keys() == {"SENTENCE", "ROUNDS", "SAME"}, result.stdout + result.stderr
     assert sentence in lines["SENTENCE"]
     assert f"{disk}/results/" in lines["SENTENCE"]
-    assert re.fullmatch(rf"[0-6] {algorithm}", lines["ROUNDS"])
+    assert re.fullmatch(rf"[0-4] {algorithm}", lines["ROUNDS"])
     assert lines["SAME"] == "True"
 
 
@@ -450,7 +575,9 @@ def test_a_folder_that_is_removed_is_named(run_config, monkeypatch):
             shutil.rmtree(run.path)
 
     monkeypatch.setattr(RunFolder, "append_round", appended)
-    with pytest.raises(RunError, match=r"cannot use its folder: .*No such file or directory: '/.*fedbabu-digits/"):
+    with pytest.raises(
+        RunError, match=r"at a file that it cannot use: .*No such file or directory: '/.*fedbabu-digits/"
+    ):
         run_server(run_config | {"checkpoint-every": 1})
 
 

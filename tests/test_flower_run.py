@@ -245,7 +245,7 @@ def test_a_run_survives_the_death_of_its_processes(tmp_path, undisturbed, victim
         (tmp_path / "again").mkdir()
         with superlink(tmp_path / "again") as (environment, _):
             output = flwr(environment, "run", ".", "--stream", *ONE_THREAD, "--run-config", f"resume='{folder}'")
-        assert "Resumed after the training of round" in output or not list(folder.glob("checkpoints/*"))
+        assert "Resumed" in output
     assert essence_of_results(RunFolder(folder)) == undisturbed
 
 

@@ -47,7 +47,7 @@ def test_results_do_not_depend_on_the_number_of_nodes(run_config):
         assert runs[0].clients == other.clients
         for mine, its in zip(runs[0].rounds, other.rounds, strict=True):
             assert mine["clients"] == its["clients"]
-            assert mine["train-loss"] == pytest.approx(its["train-loss"], abs=1e-12)
+            assert mine["train-loss"] == its["train-loss"]
 
 
 def test_another_seed_gives_another_run(run_config):
@@ -148,7 +148,7 @@ def test_what_an_owner_keeps_stays_in_its_own_folder(run_config, tmp_path, monke
     monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "state"))
     run, _ = run_server(run_config | OWNERS | {"algorithm": "fedper"}, node_configs=owners(tmp_path))
     assert not (run.path / "clients").exists()
-    kept = sorted((tmp_path / "state" / f"{run.path.name}-{run.run_id}" / "clients").iterdir())
+    kept = sorted((tmp_path / "state" / run.run_id / "clients").iterdir())
     assert [path.name for path in kept] == ["0", "1"]
     assert all(load_file(path / "round-3.safetensors").keys() == {"head.weight", "head.bias"} for path in kept)
 

@@ -1,5 +1,6 @@
 """A run that was stopped, at any moment and in any way, goes on and ends as if it had not been."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from in_process import essence, run_server
+from safetensors.torch import load_file
 from test_data import write_folder
+from test_protocol import OWNERS, owners
 
 from fedbabu.checkpoints import Checkpoint, Checkpoints
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, RunError
 from fedbabu.results import RunFolder, finished_runs
+from fedbabu.storage import ClientStore
 
 WITH_STATE = ("fedper", "ditto")  # clients keep the head, or a whole model
 
@@ -57,12 +61,12 @@ def stop_after(monkeypatch, server_round: int) -> None:
     monkeypatch.setattr(RunFolder, "append_round", appended)
 
 
-def stopped(run_config, monkeypatch, server_round: int) -> Path:
+def stopped(run_config, monkeypatch, server_round: int, **grid) -> Path:
     """The folder of a run that was stopped after a round."""
     with monkeypatch.context() as patch:
         stop_after(patch, server_round)
         with pytest.raises(PowerFailure):
-            run_server(run_config)
+            run_server(run_config, **grid)
     (folder,) = Path(run_config["results-dir"]).iterdir()
     return folder
 
@@ -162,13 +166,59 @@ def test_the_checkpoint_before_a_damaged_one_is_used(run_config, undisturbed, mo
         assert "The checkpoint of round 6 cannot be used: " in output
 
 
-def test_without_any_checkpoint_a_run_begins_again(run_config, undisturbed, monkeypatch, capsys):
+def test_without_any_good_checkpoint_nothing_is_touched(run_config, undisturbed, monkeypatch, capsys):
+    """What is missing may come back: a disk that is not mounted, say."""
     folder = stopped(run_config, monkeypatch, 5)
-    for path in folder.glob("checkpoints/*"):
+    before = {path: path.read_bytes() for path in folder.glob("checkpoints/*")}
+    for path in before:
         cut_off(path)
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"has no checkpoint in /.*/checkpoints that can be used: start it again"):
+            run_server(run_config | {"resume": str(folder)})
+    assert len(RunFolder(folder).rounds) == 5
+    for path, content in before.items():
+        path.write_bytes(content)
     run, _ = run_server(run_config | {"resume": str(folder)})
     assert essence(run) == undisturbed(run_config)
-    assert "Resumed" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_given_up(run_config, undisturbed, monkeypatch):
+    folder = stopped(run_config, monkeypatch, 6)
+    with monkeypatch.context() as patch:
+        error = OSError(5, "Input/output error", "round-6.safetensors")
+        patch.setattr("fedbabu.checkpoints.load_state_and_metadata", lambda *_, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(RunError, match=r"cannot use: .*Input/output error: 'round-6.safetensors'"):
+            run_server(run_config | {"resume": str(folder)})
+    run, grid = run_server(run_config | {"resume": str(folder)})
+    assert {request.content["task"]["server_round"] for request, _ in grid.of_type("train")} == {7}
+    assert essence(run) == undisturbed(run_config)
+
+
+def test_an_owner_goes_on_from_its_own_disk(run_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "state"))
+    nodes = {"node_configs": owners(tmp_path)}
+    config = run_config | OWNERS | {"algorithm": "fedper"}
+    whole, _ = run_server(config | {"results-dir": str(tmp_path / "whole")}, **nodes)
+    folder = stopped(config, monkeypatch, 5, **nodes)
+    run, _ = run_server(config | {"resume": str(folder)}, **nodes)
+    assert essence(run) == essence(whole)
+    states = [
+        [load_file(path) for path in sorted((tmp_path / "state" / of.run_id).glob("clients/*/round-7.*"))]
+        for of in (run, whole)
+    ]
+    assert len(states[0]) == len(states[1]) == 2
+    for mine, its in zip(*states, strict=True):
+        assert all(torch.equal(value, its[name]) for name, value in mine.items())
+
+
+def test_a_slow_node_does_not_forget_what_others_kept(tmp_path):
+    """It saves the state of a round that the server has long gone on from."""
+    store, state = ClientStore(tmp_path), {"a": torch.ones(2)}
+    store.save(5, 3, state, [])
+    store.save(5, 6, state, [3])
+    store.save(5, 4, state, [])  # late
+    assert sorted(path.stem for path in (tmp_path / "5").iterdir()) == ["round-4", "round-6"]
+    assert torch.equal(store.load(5, 6)["a"], state["a"])
 
 
 def test_two_checkpoints_stay_and_what_clients_kept_then(run_config, monkeypatch):
@@ -184,7 +234,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     written = Checkpoint(3, model, {0: 2, 11: 3}, [{"round": 1, "train-loss": 0.1}], {"round": 3, "failed": {}})
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(written)
-    (read,) = checkpoints.usable(elsewhere=True)
+    (read,) = checkpoints.usable()
     assert {**vars(read), "model": 0} == {**vars(written), "model": 0}
     assert all(
         torch.equal(read.model[name], value) and read.model[name].dtype == value.dtype for name, value in model.items()
@@ -207,6 +257,15 @@ def test_a_run_cannot_go_on_as_another_one(run_config, monkeypatch, given, sente
         run_server(run_config | given | {"resume": str(folder)})
 
 
+def test_a_key_of_another_version_is_said(run_config, monkeypatch):
+    folder = stopped(run_config, monkeypatch, 3)
+    content = json.loads((folder / "config.json").read_text())
+    content["run-config"]["from-the-future"] = 1
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="There is no run-config key from-the-future"):
+        run_server(run_config | {"resume": str(folder)})
+
+
 def test_how_to_meet_faults_may_be_said_anew(run_config, monkeypatch):
     folder = stopped(run_config, monkeypatch, 3)
     run, grid = run_server(run_config | {"resume": str(folder), "client-timeout": 77.0, "checkpoint-every": 3})
@@ -220,6 +279,10 @@ def test_what_cannot_be_resumed(run_config, tmp_path, monkeypatch):
         run_server(run_config | {"resume": str(finished.path)})
     with pytest.raises(ConfigError, match=r"must be the folder of a run, but /.*nowhere is not \(.*No such file"):
         run_server(run_config | {"resume": str(tmp_path / "nowhere")})
+    for content in ("3", "[]", "{}", json.dumps({"run-config": []})):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"is a run of another version of this app, or of none: start it again"):
+            run_server(run_config | {"resume": str(tmp_path)})
     folder = stopped(run_config, monkeypatch, 3)
     with RunFolder(folder).locked(), pytest.raises(ConfigError, match="is going on in another process: wait for it"):
         run_server(run_config | {"resume": str(folder)})
@@ -229,9 +292,23 @@ def test_other_data_are_not_the_same_run(run_config, tmp_path, monkeypatch):
     columns = {"image-column": "picture", "label-column": "kind"}
     write_folder(tmp_path / "pets", size=(16, 16), num=80)
     folder = stopped(run_config | columns | {"dataset": str(tmp_path / "pets")}, monkeypatch, 3)
-    write_folder(tmp_path / "more", size=(16, 16), num=96)
-    with pytest.raises(ConfigError, match="held other examples than these clients do"):
-        run_server(run_config | columns | {"dataset": str(tmp_path / "more"), "resume": str(folder)})
+    for other in (96, 80):  # more images, or as many of which some look otherwise
+        write_folder(tmp_path / f"other{other}", size=(16, 16), num=other)
+        with pytest.raises(ConfigError, match="held other examples than these clients do"):
+            run_server(run_config | columns | {"dataset": str(tmp_path / f"other{other}"), "resume": str(folder)})
+    shutil.move(tmp_path / "pets", tmp_path / "moved")
+    run, _ = run_server(run_config | columns | {"dataset": str(tmp_path / "moved"), "resume": str(folder)})
+    assert len(run.rounds) == 7
+
+
+def test_other_software_is_said(run_config, undisturbed, monkeypatch, capsys):
+    folder = stopped(run_config, monkeypatch, 6)
+    content = json.loads((folder / "config.json").read_text())
+    now = content["versions"]["torch"]
+    content["versions"]["torch"] = "1.0"
+    (folder / "config.json").write_text(json.dumps(content))
+    run_server(run_config | {"resume": str(folder)})
+    assert f"so the last digits may differ: torch 1.0 → {now}." in capsys.readouterr().out
 
 
 def run_in_child(run_config: dict, started) -> None:

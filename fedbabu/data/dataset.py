@@ -49,6 +49,7 @@ class ImageDataset:
         clients: per split, whose an image is, int64 [n]; empty if the dataset does not say.
         class_names: one per class, if the dataset has them.
         superclasses: the name of each class's superclass, if the dataset has them.
+        checksum: of the images, labels and clients.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ImageDataset:
     clients: Mapping[str, Labels] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     superclasses: tuple[str, ...] | None = None
+    checksum: str = ""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -96,6 +98,7 @@ def _read(entry: Path) -> ImageDataset:
     return ImageDataset(
         meta["name"], entry, meta["num_classes"], arrays("images", "r"), arrays("labels"),
         BatchTransform(**meta["transform"]), arrays("clients"), class_names, superclasses,
+        f"{zlib.crc32(json.dumps(meta['checksums']).encode()):08x}",
     )  # fmt: skip
 
 

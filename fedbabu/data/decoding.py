@@ -1,6 +1,7 @@
 """From a dataset as it comes to arrays: pixels, labels, whose an image is, and how to normalize."""
 
 import io
+import os
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,9 @@ def decode_images(folder: Path, source: Source) -> None:
     for split, rows in encoded.items():
         path = folder / f"{split}-images.npy"
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), *shape))
+        if hasattr(os, "posix_fallocate"):  # a full disk is an OSError here, and a crash when a page is written
+            with path.open("rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
         def decode(start: int, split: str = split, rows: datasets.Dataset = rows, images: Images = images) -> None:
             for row, cell in enumerate(rows[start : start + DECODE_BATCH][source.image_column], start):
