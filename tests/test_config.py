@@ -49,7 +49,7 @@ def test_learning_rate_of_few_rounds(rounds, expected):
         ("fraction-train", -0.1, "a number in [0, 1]"),
         ("fraction-train", 1.5, "a number in [0, 1]"),
         ("fraction-train", "all", "a number in [0, 1]"),
-        ("num-server-rounds", 0, "an integer of at least 1"),
+        ("num-server-rounds", 0, "an integer from 1 to a million"),
         ("num-finetune-epochs", -1, "an integer of at least 0"),
         ("learning-rate", 0.0, "a number above 0"),
         ("learning-rate", float("nan"), "a number above 0"),
