@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from textwrap import shorten
 
 MAX_NAMED = 5  # clients of one reason
-MAX_SHOWN = 120  # characters of a reason
 
 
 class ConfigError(ValueError):
@@ -19,13 +18,13 @@ class DivergedError(RunError):
     """Training diverged: going on would not help."""
 
 
-def why(failed: Mapping[int, str]) -> str:
-    """Which clients failed, and why, as part of a sentence: "client 3 (loss not finite), clients 5 and 8 (…)"."""
+def why(failed: Mapping[int, str], max_shown: int = 120) -> str:
+    """Which clients failed, and why, in max_shown characters each: "client 3 (loss not finite), clients 5, 8 (…)"."""
     clients_of: dict[str, list[str]] = {}
     for client, reason in sorted(failed.items()):
         clients_of.setdefault(reason, []).append(str(client))
     return ", ".join(
         f"client{'s' * (len(clients) > 1)} {', '.join(clients[:MAX_NAMED])}"
-        f"{f' and {len(clients) - MAX_NAMED} more' if len(clients) > MAX_NAMED else ''} ({shorten(reason, MAX_SHOWN)})"
+        f"{f' and {len(clients) - MAX_NAMED} more' if len(clients) > MAX_NAMED else ''} ({shorten(reason, max_shown)})"
         for reason, clients in clients_of.items()
     )

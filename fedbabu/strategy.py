@@ -17,7 +17,7 @@ from fedbabu.errors import DivergedError, RunError, why
 from fedbabu.evaluation import ClientResult
 from fedbabu.exchange import NOT_CONNECTED, Exchange
 from fedbabu.federation import Federation
-from fedbabu.messages import NOT_FINITE, EvaluateReply, Task, TrainReply
+from fedbabu.messages import MAX_REASON, NOT_FINITE, EvaluateReply, Task, TrainReply
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.server_data import ServerData
 
@@ -152,7 +152,7 @@ class SharedPartFedAvg(FedAvg):
             self._diverged("the loss of every client that was tried")
         raise RunError(
             f"Round {server_round} was tried {self.config.max_round_retries + 1} times, but never had "
-            f"min-fit-clients = {self.config.min_fit_clients} clients that trained well: {why(self._record['failed'])}."
+            f"min-fit-clients = {self.config.min_fit_clients} clients that trained well: {why(self._record['failed'], MAX_REASON)}."
         )
 
     def sample_clients(self, server_round: int) -> list[int]:
@@ -263,7 +263,9 @@ class SharedPartFedAvg(FedAvg):
             if set(exchange.failed.values()) == {NOT_FINITE} and not results:
                 self._diverged(f"the loss of all {len(exchange.failed)} clients in their evaluation")
             if not results:
-                raise RunError(f"No client could be evaluated after round {server_round}: {why(self.missing)}.")
+                raise RunError(
+                    f"No client could be evaluated after round {server_round}: {why(self.missing, MAX_REASON)}."
+                )
             initial = sum(result.accuracy[0] for result in self.results.values()) / len(results)
             self._record |= {"initial-accuracy": initial, "missing": self.missing}
             metrics = MetricRecord({"initial-accuracy": initial})
