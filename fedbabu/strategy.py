@@ -148,11 +148,12 @@ class SharedPartFedAvg(FedAvg):
             if averaged is not None and metrics is not None:
                 self._trained, self._to_evaluate = server_round, True
                 return averaged, metrics
-        if set(self._record["failed"].values()) == {NOT_FINITE}:
+        failed = self._record["failed"]
+        if set(failed.values()) == {NOT_FINITE}:
             self._diverged("the loss of every client that was tried")
         raise RunError(
             f"Round {server_round} was tried {self.config.max_round_retries + 1} times, but never had "
-            f"min-fit-clients = {self.config.min_fit_clients} clients that trained well: {why(self._record['failed'], MAX_REASON)}."
+            f"min-fit-clients = {self.config.min_fit_clients} clients that trained well: {why(failed, MAX_REASON)}."
         )
 
     def sample_clients(self, server_round: int) -> list[int]:
