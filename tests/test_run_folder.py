@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from fedbabu import server_app
 from fedbabu.errors import ConfigError
-from fedbabu.paper import find_cells, tables
 from fedbabu.report import final_report
 from fedbabu.results import finished_runs, newest_per_algorithm
 
@@ -165,60 +164,6 @@ def test_runs_to_compare_are_the_newest_of_each_algorithm_in_one_setting(run_con
     newest, _ = run_server(config | {"seed": 1})
     runs = newest_per_algorithm(finished_runs(config["results-dir"]))
     assert [run.path for run in runs] == [fedavg.path, newest.path]
-
-
-CIFAR10 = {"name": "cifar10", "num-classes": 10, "num-train-examples": 50_000}
-
-
-def default_with(**overrides):
-    from fedbabu.config import default_run_config
-
-    return default_run_config() | overrides
-
-
-def test_the_default_run_has_the_papers_cells():
-    cells = find_cells(default_with(), CIFAR10)
-    assert {metric: (cell.mean, cell.std, cell.table) for metric, cell in cells.items()} == {
-        "initial": (44.39, 16.49, 12),
-        "without-head": (83.12, 9.68, 12),
-        "personalized": (87.85, 8.57, 13),
-    }
-    fedavg = find_cells(default_with(algorithm="fedavg"), CIFAR10)
-    assert {metric: (cell.mean, cell.std) for metric, cell in fedavg.items()} == {
-        "initial": (26.72, 14.54),
-        "without-head": (78.56, 12.58),
-        "personalized": (85.94, 10.72),
-    }
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"num-server-rounds": 79},
-        {"num-clients": 50},
-        {"learning-rate": 0.05},
-        {"shards-per-client": 3},
-        {"partition": "iid"},
-    ],
-)
-def test_another_setting_has_no_cell(change):
-    assert find_cells(default_with(**change), CIFAR10) == {}
-
-
-@pytest.mark.parametrize("change", [{"name": "cifar100"}, {"num-train-examples": 5_000}, {"num-classes": 2}])
-def test_other_data_have_no_cell(change):
-    assert find_cells(default_with(), CIFAR10 | change) == {}
-
-
-def test_tables_are_whole_and_plausible():
-    assert [table["table"] for table in tables()] == [3, 5, 12, 13]
-    for table in tables():
-        settings = {(r["shards-per-client"], r["fraction-train"], r["num-local-epochs"]) for r in table["rows"]}
-        assert len(settings) == len(table["rows"]) == 18
-        for row in table["rows"]:
-            cells = [cell for algorithm in row.values() if isinstance(algorithm, dict) for cell in algorithm.values()]
-            assert len(cells) == (4 if table["table"] in (3, 12) else 8)
-            assert all(5 < mean < 100 and 3 < std < 26 for mean, std in cells)
 
 
 def test_the_report_shows_the_papers_cells_beside_ours(finished, monkeypatch):

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fedbabu.algorithms import ALGORITHMS
+from fedbabu.algorithms import ALGORITHMS, Part, Phase
 
 # What the paper keeps fixed in every table here (Section 3, "Experimental setup" and "Evaluation").
 TOTAL_EPOCHS = 320
@@ -29,6 +29,7 @@ FIXED = {
     "ditto-lambda": 0.75,
     "per-fedavg-beta": 1.0,
     "server-data-fraction": 0.0,
+    "server-part": "",
     "iid-test-set": False,
 }
 
@@ -44,35 +45,53 @@ class Cell:
 
 @cache
 def tables() -> list[dict[str, Any]]:
-    """Every transcribed table, by its number."""
+    """Every table of the paper, in order.
+
+    A table has its number and title, what must hold of the dataset, the run-config keys that all its rows share
+    ("setting"; "total-epochs" is rounds times local epochs, if not 320), and its rows: more run-config keys, and for
+    each algorithm its cells, {metric: [mean, std]}. Table 8, which has no accuracies, has "sizes" instead.
+    """
     paths = [path for path in files(__name__).iterdir() if path.name.endswith(".json")]
-    return sorted((json.loads(path.read_text(encoding="utf-8")) for path in paths), key=lambda t: t["table"])
+    return sorted((json.loads(path.read_text(encoding="utf-8")) for path in paths), key=lambda table: table["table"])
 
 
 def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Cell]:
     """The paper's numbers for a run configuration, by metric; empty if the paper has no such run.
 
+    Of tables that quote each other, the first is named.
+
     Args:
         config: the run config under Flower's key names.
         dataset: what config.json says of the data; a part of CIFAR-10 is not the paper's, nor are coarse labels.
     """
-    if config["num-server-rounds"] * config["num-local-epochs"] != TOTAL_EPOCHS:
-        return {}
-    if any(config[key] != value for key, value in FIXED.items()):
-        return {}
     # Only a run folder is known to be the FedAvg run of the same setting.
     start = config["initial-model"]
     if bool(start) != bool(ALGORITHMS[config["algorithm"]].continues) or start.endswith(".safetensors"):
         return {}
-    cells = {}
+    ours = _spelled_out(config)
+    cells: dict[str, Cell] = {}
     for table in tables():
-        if any(table[key] != config[key] for key in ("model-name", "num-clients")):
-            continue
         if any(dataset[key] != value for key, value in table["dataset"].items()):
             continue
         for row in table["rows"]:
-            setting = ("shards-per-client", "fraction-train", "num-local-epochs")
-            if all(row[key] == config[key] for key in setting):
+            setting = {key: value for key, value in row.items() if not isinstance(value, dict)}
+            asked = {"algorithm": config["algorithm"]} | FIXED | table["setting"] | setting
+            epochs = asked.pop("total-epochs", TOTAL_EPOCHS)
+            if "num-server-rounds" not in asked and config["num-server-rounds"] * config["num-local-epochs"] != epochs:
+                continue
+            asked = _spelled_out(asked)
+            if all(ours[key] == value for key, value in asked.items()):
                 for metric, (mean, std) in row.get(config["algorithm"], {}).items():
-                    cells[metric] = Cell(mean, std, table["table"])
+                    cells.setdefault(metric, Cell(mean, std, table["table"]))
     return cells
+
+
+def _spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration in which an algorithm's own part is named, and a part that is not used is not."""
+    row = ALGORITHMS[config["algorithm"]]
+    server = config["server-part"] or (row.shares.name or "").lower()
+    own = "full" if row.personalizes == (Phase(Part.FULL),) else ""
+    return dict(config) | {
+        "server-part": server if config["server-data-fraction"] else "",
+        "finetune-part": config["finetune-part"] or own,
+    }
