@@ -18,11 +18,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from in_process import InProcessGrid, essence, run_server
 
 from fedbabu import client_app, plots
+from fedbabu.checkpoints import Checkpoint
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError, DivergedError, RunError
 from fedbabu.messages import Offer
+from fedbabu.models import build_model
 from fedbabu.report import final_report
 from fedbabu.results import RunFolder
+from fedbabu.server_app import discover
 from fedbabu.strategy import SharedPartFedAvg
 
 TRAIN = client_app._Node.train
@@ -140,6 +143,31 @@ def test_a_client_that_takes_too_long_is_left_out(run_config, monkeypatch):
     run, _ = run_server(run_config | {"client-timeout": 0.5, "num-server-rounds": 1, "num-local-epochs": 1})
     assert list(run.rounds[0]["failed"].values()) == ["TimeoutError: took longer than client-timeout = 0.5 s"]
     assert run.rounds[0]["num-examples"] == trained(run, run.rounds[0]) < sum(held(run).values()) / 2
+
+
+def test_a_long_reason_is_one_line(run_config, monkeypatch, capsys):
+    failing(monkeypatch, {0}, raising(RuntimeError("first\nsecond " + "x" * 1000)))
+    run, _ = run_server(run_config | {"fraction-train": 1.0, "num-server-rounds": 1})
+    reason = run.rounds[0]["failed"]["0"]
+    assert reason.startswith("RuntimeError: first second xxx")
+    assert len(reason) == 300
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("round")]
+    assert line.endswith("left out: client 0 (RuntimeError: first second [...])")
+
+
+def test_a_repeated_round_is_drawn_anew(run_config):
+    run, _ = run_server(run_config | {"num-server-rounds": 1})
+    federation = discover(InProcessGrid(run_config), RunConfig.from_flower(run_config))
+    model = build_model("FourConvNet", (1, 16, 16), 10, 0)
+    strategy = SharedPartFedAvg(
+        RunConfig.from_flower(run_config), federation, run.path, "id", [Checkpoint.start(model)]
+    )
+    draws = []
+    for attempt in range(1, 5):
+        strategy._record = {"attempts": attempt, "failed": {}}
+        draws.append(tuple(strategy.sample_clients(1)))
+    assert draws[0] == tuple(run.rounds[0]["clients"])
+    assert len(set(draws)) > 2
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
