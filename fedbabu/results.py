@@ -31,7 +31,7 @@ from torch import Tensor
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.checkpoints import Checkpoint, Checkpoints
-from fedbabu.config import RunConfig
+from fedbabu.config import RunConfig, relevant
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
@@ -317,7 +317,7 @@ def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 def _same_setting(run: RunFolder, other: RunFolder) -> bool:
     """Whether two runs may be compared. A key that one of them does not know, being older, tells nothing."""
-    one, two = run.config, other.config
+    one, two = relevant(run.config), relevant(other.config)
     return run.dataset == other.dataset and all(one[key] == two[key] for key in (one.keys() & two.keys()) - APART)
 
 

@@ -88,6 +88,18 @@ def test_every_kind_of_run_finds_its_cell(change, metric, cell):
     assert (found.mean, found.std, found.table) == cell
 
 
+@pytest.mark.parametrize(
+    "unused", [{"proximal-mu": 9.0}, {"ditto-lambda": 9.0}, {"per-fedavg-beta": 9.0}, {"dirichlet-beta": 9.0}]
+)
+def test_what_a_run_does_not_read_does_not_hide_its_cell(unused):
+    assert find_cells(default_with(**unused), CIFAR10) == find_cells(default_with(), CIFAR10)
+    (key,) = unused
+    using = {"proximal-mu": "fedprox", "ditto-lambda": "ditto", "per-fedavg-beta": "per-fedavg"}.get(key)
+    if using:
+        assert find_cells(default_with(algorithm=using, **REALISTIC, **unused), CIFAR100) == {}
+        assert find_cells(default_with(algorithm=using, **REALISTIC), CIFAR100) != {}
+
+
 def test_the_blocks_of_tables_14_and_15():
     cells = find_cells(default_with(**{"trained-blocks": 1}), CIFAR10)
     assert {metric: (cell.mean, cell.table) for metric, cell in cells.items()} == {

@@ -158,7 +158,7 @@ def test_finished_runs_are_found_and_unfinished_ones_are_not(finished, tmp_path)
 
 def test_runs_to_compare_are_the_newest_of_each_algorithm_in_one_setting(run_config):
     config = run_config | {"num-server-rounds": 1, "num-local-epochs": 1, "num-finetune-epochs": 1}
-    fedavg, _ = run_server(config | {"algorithm": "fedavg"})
+    fedavg, _ = run_server(config | {"algorithm": "fedavg", "ditto-lambda": 9.0, "dirichlet-beta": 9.0})
     run_server(config | {"num-clients": 5})
     run_server(config)
     newest, _ = run_server(config | {"seed": 1})

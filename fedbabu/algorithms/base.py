@@ -112,6 +112,7 @@ class Algorithm:
         personalizes: what a client fine-tunes in the final evaluation, in order.
         continues: the algorithm whose finished run it goes on from, for a quarter of the rounds and from a hundredth of
             the learning rate; None to start afresh.
+        keys: of the run configuration, that only this algorithm reads: its coefficients.
     """
 
     name: str
@@ -121,3 +122,4 @@ class Algorithm:
     trains_kept: tuple[Phase, ...] = ()
     personalizes: tuple[Phase, ...] = (Phase(Part.FULL),)
     continues: str | None = None
+    keys: tuple[str, ...] = ()

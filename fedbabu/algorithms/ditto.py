@@ -29,4 +29,5 @@ DITTO = Algorithm(
     keeps=Part.FULL,
     trains_kept=(Phase(Part.FULL, loss=pulled),),
     personalizes=(),
+    keys=("ditto-lambda",),
 )

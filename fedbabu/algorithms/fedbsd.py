@@ -40,4 +40,10 @@ def self_distillation(model: SplitNetwork, received: SplitNetwork, batch: Batch,
     )
 
 
-FEDBSD = Algorithm("fedbsd", trains=(Phase(Part.FULL, loss=self_distillation),), shares=Part.BODY, keeps=Part.FULL)
+FEDBSD = Algorithm(
+    "fedbsd",
+    trains=(Phase(Part.FULL, loss=self_distillation),),
+    shares=Part.BODY,
+    keeps=Part.FULL,
+    keys=("distillation-weight", "distillation-divergence", "distillation-temperature"),
+)

@@ -25,5 +25,6 @@ def proximal(model: SplitNetwork, received: SplitNetwork, batch: Batch, config: 
     return cross_entropy(model, received, batch, config) + penalty
 
 
-FEDPROX = Algorithm("fedprox", trains=(Phase(Part.FULL, loss=proximal),), shares=Part.FULL)
-FEDPROX_BABU = replace(FEDBABU, name="fedprox-babu", trains=(Phase(Part.BODY, loss=proximal),))
+KEYS = ("proximal-mu",)
+FEDPROX = Algorithm("fedprox", trains=(Phase(Part.FULL, loss=proximal),), shares=Part.FULL, keys=KEYS)
+FEDPROX_BABU = replace(FEDBABU, name="fedprox-babu", trains=(Phase(Part.BODY, loss=proximal),), keys=KEYS)

@@ -36,4 +36,5 @@ PER_FEDAVG = Algorithm(
     "per-fedavg",
     trains=(Phase(Part.FULL, gradient=first_order_meta_gradient, batches_per_step=2),),
     shares=Part.FULL,
+    keys=("per-fedavg-beta",),
 )

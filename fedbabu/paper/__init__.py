@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from fedbabu.algorithms import ALGORITHMS, Part, Phase
+from fedbabu.config import relevant
 
 # What the paper keeps fixed in every table here (Section 3, "Experimental setup" and "Evaluation").
 TOTAL_EPOCHS = 320
@@ -68,7 +69,7 @@ def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[st
     start = config["initial-model"]
     if bool(start) != bool(ALGORITHMS[config["algorithm"]].continues) or start.endswith(".safetensors"):
         return {}
-    ours = _spelled_out(config)
+    ours = _spelled_out(relevant(config))
     cells: dict[str, Cell] = {}
     for table in tables():
         if any(dataset[key] != value for key, value in table["dataset"].items()):
@@ -80,7 +81,7 @@ def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[st
             if "num-server-rounds" not in asked and config["num-server-rounds"] * config["num-local-epochs"] != epochs:
                 continue
             asked = _spelled_out(asked)
-            if all(ours[key] == value for key, value in asked.items()):
+            if all(ours[key] == value for key, value in asked.items() if key in ours):
                 for metric, (mean, std) in row.get(config["algorithm"], {}).items():
                     cells.setdefault(metric, Cell(mean, std, table["table"]))
     return cells
