@@ -321,11 +321,12 @@ def run_in_child(run_config: dict, started) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["fedbabu", *WITH_STATE])
-def test_killed_twenty_times_at_random_a_run_ends_as_an_undisturbed_one(run_config, tmp_path, algorithm):
+def test_killed_twenty_times_at_random_a_run_ends_as_an_undisturbed_one(run_config, tmp_path, monkeypatch, algorithm):
     run_config |= {"algorithm": algorithm, "num-server-rounds": 8, "checkpoint-every": 1, "evaluate-every": 3}
     whole, _ = run_server(run_config | {"results-dir": str(tmp_path / "whole")})
     expected = essence(whole)
     seconds = sum(record["seconds"] for record in whole.rounds)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the preloading, which does not get sys.path
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["in_process"])
     kills, runs, results = 0, 0, Path(run_config["results-dir"])
