@@ -282,15 +282,6 @@ class RunConfig:
         return self.learning_rate_of(self.local_rounds(self.num_rounds)[-1])
 
 
-def relevant(run_config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run config under Flower's key names, without what only algorithms and partitions read that it does not name."""
-    algorithm, scheme = ALGORITHMS[run_config["algorithm"]], PARTITIONS[run_config.get("partition", "shards")]
-    read_by_some = {key for row in ALGORITHMS.values() for key in row.keys}
-    read_by_some |= {key for row in PARTITIONS.values() for key in row.keys}
-    unread = read_by_some.difference(algorithm.keys, scheme.keys)
-    return {key: value for key, value in run_config.items() if key not in unread}
-
-
 def _check_together(config: RunConfig) -> None:
     """Check what no key can say alone.
 

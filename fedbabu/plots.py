@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedbabu.partitions import PARTITIONS
-from fedbabu.report import TITLES
+from fedbabu.progress import TITLES
 from fedbabu.results import RunFolder
 from fedbabu.storage import write_whole
+
+if TYPE_CHECKING:  # the comparison is made of runs, as the figures are
+    from fedbabu.comparison import Entry
 
 MAX_CLASS_NAMES = 30  # that fit beside an axis
 METRICS = ("initial", "without-head", "personalized")
@@ -28,9 +33,14 @@ def save_plots(run: RunFolder) -> None:
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
     for draw in (accuracy_over_rounds, accuracy_over_clients, accuracy_over_finetune_epochs):
-        png = BytesIO()
-        draw([run]).savefig(png)
-        write_whole(folder / f"{draw.__name__}.png", png.getvalue())
+        save_figure(draw([run]), folder / f"{draw.__name__}.png")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    write_whole(path, png.getvalue())
 
 
 def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:
@@ -202,3 +212,31 @@ def _label(run: RunFolder) -> str:
 
 def _colors(runs: Sequence[RunFolder]) -> list[str]:
     return [COLORS[index % len(COLORS)] for index in range(len(runs))]
+
+
+def ours_and_the_papers(title: str, entries: "Sequence[Entry]") -> Figure:
+    """Every cell's mean accuracy: the paper's across, ours up, with twice the standard errors over clients."""
+    figure = Figure(figsize=(6.5, 6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    both = [entry for entry in entries if entry.mean is not None and entry.paper_mean is not None]
+    names = list(dict.fromkeys(f"{entry.of['algorithm']}, {TITLES[entry.of['metric']].lower()}" for entry in both))
+    for index, name in enumerate(names):
+        of_name = [e for e in both if f"{e.of['algorithm']}, {TITLES[e.of['metric']].lower()}" == name]
+        axes.errorbar(
+            [e.paper_mean or 0.0 for e in of_name],
+            [e.mean or 0.0 for e in of_name],
+            xerr=[2 * e.paper_std / e.num_clients**0.5 for e in of_name],
+            yerr=[2 * e.std / e.num_clients**0.5 for e in of_name],
+            fmt="o", markersize=4, elinewidth=0.8, color=COLORS[index % len(COLORS)], label=name,
+        )  # fmt: skip
+    low, high = (limit(*axes.get_xlim(), *axes.get_ylim()) for limit in (min, max))
+    axes.plot([low, high], [low, high], color="black", linewidth=0.7, alpha=0.5)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_aspect("equal")
+    axes.set_xlabel("The paper's accuracy in %")
+    axes.set_ylabel("Our accuracy in %")
+    axes.set_title(title, fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.25)
+    return figure

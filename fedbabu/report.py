@@ -1,190 +1,206 @@
-"""What a run says: a line a round while it goes, a table when it ends."""
+"""An experiment's numbers beside the paper's: `python -m fedbabu.report experiment=table13`.
 
+Every finished run that has a cell's numbers counts, from a sweep or a bare `flwr run`; a cell without one stays blank.
+"""
+
+import argparse
+import csv
 import io
-from datetime import timedelta
-from pathlib import Path
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
 
-from fedbabu.checkpoints import Checkpoint
-from fedbabu.config import RunConfig
-from fedbabu.errors import why
-from fedbabu.federation import Federation
-from fedbabu.models import SplitNetwork
-from fedbabu.partitions import PARTITIONS
-from fedbabu.results import RunFolder, clients_covered
-
-# A forward pass costs about a third of a training step; only the estimate of the time left depends on it.
-FORWARD_COST = 1 / 3
-
-LOSSES = {"train-loss": "loss", "server-loss": "loss on the server"}
-TITLES = {
-    "initial": "Initial",
-    "without-head": "Without head",
-    "personalized": "Personalized",
-    "id-initial": "In-distribution, initial",
-    "id-personalized": "In-distribution, personalized",
-    "ood-initial": "Out-of-distribution, initial",
-    "ood-personalized": "Out-of-distribution, personalized",
-}
+from fedbabu.comparison import Entry, Line, claims, entries, told
+from fedbabu.errors import ConfigError
+from fedbabu.experiment import Experiment
+from fedbabu.paper import SYMBOLS
+from fedbabu.plots import ours_and_the_papers, save_figure
+from fedbabu.progress import TITLES
+from fedbabu.storage import write_whole
 
 
-class Progress:
-    """Prints a run's first lines and a line a round, with an estimate of the time left."""
+@dataclass(frozen=True)
+class Layout:
+    """A table as the paper prints it: lines, columns, and the entry at each place."""
 
-    def __init__(self, config: RunConfig, federation: Federation) -> None:
-        self.config = config
-        self.federation = federation
-        self.images = 0  # trained on so far,
-        self.seconds = 0.0  # and how long that took
-        self.done = 0  # rounds
-        row = config.row
-        phases = row.trains + row.trains_kept
-        self.epochs = sum(config.num_local_epochs if p.epochs is None else p.epochs for p in phases)
-        self.finetune_epochs = config.finetune_epochs
+    down: Sequence[str]
+    columns: Sequence[str]
+    lines: Sequence[tuple[Sequence[str], Sequence[Entry | None]]]
 
-    def start(self, model: SplitNetwork, path: Path, checkpoint: Checkpoint, resumed: bool) -> None:
-        """Say what is about to run, where, and where its results go; and what is done already, if anything."""
-        config, federation = self.config, self.federation
-        train, test = (
-            sum(getattr(client, split) for client in federation.clients.values()) for split in ("num_train", "num_test")
+    @classmethod
+    def of(cls, found: Sequence[Entry], down: Sequence[str], across: Sequence[str]) -> "Layout":
+        """Lay entries out by the keys that tell lines and columns apart."""
+        columns = list(dict.fromkeys(tuple(entry.of.get(key) for key in across) for entry in found))
+        columns.sort(key=lambda column: [_first(found, key, value) for key, value in zip(across, column, strict=True)])
+        lines: dict[tuple[Any, ...], dict[tuple[Any, ...], Entry]] = {}
+        for entry in found:
+            line = lines.setdefault(tuple(entry.of.get(key) for key in down), {})
+            line[tuple(entry.of.get(key) for key in across)] = entry
+        return cls(
+            [SYMBOLS.get(key, key) for key in down],
+            [told({k: v for k, v in zip(across, column, strict=True) if v is not None}) for column in columns],
+            [
+                ([_shown(key, value) for key, value in zip(down, line, strict=True)], [of.get(c) for c in columns])
+                for line, of in lines.items()
+            ],
         )
-        setting = "data of their own" if federation.owners else PARTITIONS[config.partition].title(config.to_flower())
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        (_, *given), (_, *taken) = federation.image_shape, model.image_shape
-        enlarged = f", images enlarged from {given[0]}×{given[1]} to {taken[0]}×{taken[1]}" if given != taken else ""
-        _say(
-            f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients ({setting}), "
-            f"{train} training and {test} test images\n"
-            f"{config.model_name}: {parameters:,} parameters{enlarged}; {self._rounds()} on {federation.num_nodes} "
-            f"SuperNodes ({', '.join(federation.devices)})\n"
-            f"Run folder: {path}"
+
+
+def _first(found: Sequence[Entry], key: str, value: Any) -> int:
+    """Where in the order of the paper a value comes first."""
+    return next(place for place, entry in enumerate(found) if entry.of.get(key) == value)
+
+
+def _shown(key: str, value: Any) -> str:
+    if key == "metric":
+        return TITLES[value]
+    return "" if value is None else str(value)
+
+
+def write_report(experiment: Experiment) -> RenderableType:
+    """Write the report as Markdown, CSV and a plot, into the folder `reports` beside the runs, and return it.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    table = experiment.table or {}
+    found = entries(experiment)
+    down, across = _keys(experiment, found)
+    layout = Layout.of(found, down, across)
+    notes = _notes(found, claims(found, table.get("compares", [])))
+    title = f"Table {table['table']}: {experiment.title}" if table else experiment.title
+    folder = experiment.results / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / f"{experiment.name}.md", _markdown(title, layout, notes).encode())
+    write_whole(folder / f"{experiment.name}.csv", _csv(found).encode())
+    written = [f"{experiment.name}.md", f"{experiment.name}.csv"]
+    if any(entry.difference is not None for entry in found):
+        save_figure(ours_and_the_papers(title, found), folder / f"{experiment.name}.png")
+        written.append(f"{experiment.name}.png")
+    notes = [*notes, f"Written to {folder}: {', '.join(written)}"]
+    return Group(_rich(title, layout), *map(Text, notes))
+
+
+def _keys(experiment: Experiment, found: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    """The keys that tell lines apart, and those that tell columns apart: the paper's, or the metric across."""
+    keys = list(dict.fromkeys(key for entry in found for key in entry.of))
+    across = experiment.table["across"] if experiment.table else ["metric"]
+    down = experiment.table["down"] if experiment.table else []
+    return [*down, *(key for key in keys if key not in [*down, *across] and (key != "metric" or not down))], across
+
+
+def _notes(found: Sequence[Entry], lines: Sequence[Line]) -> list[str]:
+    """What is to be said of the table below it."""
+    ran = sum(entry.mean is not None for entry in found)
+    seeds = sorted({len(entry.runs) for entry in found if entry.runs})
+    notes = [
+        f"{ran} of {len(found)} cells have runs" + (f", of {_range(seeds)} seeds" if seeds[-1:] > [1] else "") + "."
+    ]
+    if both := [entry for entry in found if entry.difference is not None]:
+        outside = sum(entry.outside for entry in both)
+        notes.append(
+            f"{outside} of {len(both)} differ (!) from the paper's mean by more than twice its standard error over "
+            "clients plus the spread over our seeds."
         )
-        for record in checkpoint.history:
-            self._count(record)
-        if resumed:
-            done = checkpoint.server_round
-            _say(f"Resumed after the training of round {done} of {config.num_rounds}" if done else "Resumed")
-
-    def _rounds(self) -> str:
-        config = self.config
-        if not config.clients_per_round:
-            return f"{config.num_rounds} epochs on the server; fine-tuning"
-        if not config.row.shares:
-            return f"every client alone for {config.num_server_rounds * config.num_local_epochs} epochs"
-        rounds = "1 round" if config.num_rounds == 1 else f"{config.num_rounds} rounds"
-        return f"{rounds} of {config.clients_per_round} clients × {config.num_local_epochs} epochs"
-
-    @property
-    def _accuracy(self) -> str:
-        """What the accuracy of the clients' models is called before they are fine-tuned."""
-        if not self.config.row.keeps:
-            return "initial accuracy"
-        return "accuracy before fine-tuning" if self.finetune_epochs else "personalized accuracy"
-
-    def round(self, record: dict[str, Any]) -> None:
-        """Print a round's line."""
-        self._count(record)
-        rounds = self.config.num_rounds
-        parts = [f"round {self.done:>{len(str(rounds))}}/{rounds}"]
-        parts += [f"{title} {record[key]:.4f}" for key, title in LOSSES.items() if key in record]
-        parts.append(f"{record['seconds']:6.1f} s")
-        if self.done < rounds:
-            parts.append(f"{_duration(self._seconds_left())} left")
-        if "initial-accuracy" in record:
-            parts.append(f"{self._accuracy} {record['initial-accuracy']:.2f} %")
-            if record["missing"]:
-                num = len(self.federation.clients)
-                parts[-1] += f" of {clients_covered(num - len(record['missing']), num)}, not {why(record['missing'])}"
-        if "test-accuracy" in record:
-            parts.append(f"on the whole test set {record['test-accuracy']:.2f} %")
-        if record["attempts"] > 1:
-            parts.append(f"attempt {record['attempts']}")
-        if record["failed"]:
-            parts.append(f"left out: {why(record['failed'])}")
-        _say("   ".join(parts))
-
-    def _count(self, record: dict[str, Any]) -> None:
-        """Take a round into the estimates of the time left."""
-        self.images += self.epochs * len(self.config.local_rounds(record["round"])) * record["num-examples"]
-        self.images += round(self.config.server_data_fraction * self._num_train)
-        self.seconds += record["train-seconds"]
-        self.done = record["round"]
-
-    def fine_tuning(self) -> None:
-        """Say that the final evaluation begins, and how long it may take."""
-        trained = self.images / self.seconds if self.seconds else 0.0
-        about = f" (about {_duration(self._final_cost() / trained)})" if trained else ""
-        what = f"fine-tuning all {{}} clients for {self.config.num_finetune_epochs} epochs"
-        if not self.finetune_epochs:
-            what = "evaluating all {} clients"
-        _say(f"{what.format(self.config.num_clients)}{about} …")
-
-    def _seconds_left(self) -> float:
-        config = self.config
-        every, rounds = config.evaluate_every, config.num_rounds
-        seconds = (rounds - self.done) * self.seconds / self.done
-        if self.images:
-            # Evaluations on the way; the last round has the final one instead.
-            evaluations = (rounds - 1) // every - self.done // every if every else 0
-            evaluated = evaluations * self._initial_cost() + self._final_cost()
-            seconds += evaluated * self.seconds / self.images
-        return seconds
-
-    def _initial_cost(self) -> float:
-        return FORWARD_COST * sum(client.num_test for client in self.federation.clients.values())
-
-    def _final_cost(self) -> float:
-        epochs = self.finetune_epochs
-        return (epochs + FORWARD_COST) * self._num_train + (epochs + 1) * self._initial_cost()
-
-    @property
-    def _num_train(self) -> int:
-        return sum(client.num_train for client in self.federation.clients.values())
+    if any(entry.partial for entry in found):
+        notes.append("* Not all clients were evaluated; the run folder names those that are missing.")
+    if complete := [line for line in lines if line.ours]:
+        same = [line for line in complete if line.ours == line.winner]
+        verdict = "holds" if len(same) == len(complete) else "holds in part" if same else "does not hold"
+        notes.append(
+            f"Who has the highest accuracy: the paper's claim {verdict}; in {len(same)} of {len(complete)} lines with "
+            f"all runs it is the same as in the paper{_of(len(lines))}."
+        )
+        for line in complete:
+            if line.ours != line.winner:
+                close = ", within two standard errors" if line.close else ""
+                notes.append(f"  {line.of or 'Here'}: {line.ours} ahead of the paper's {line.winner}{close}.")
+    return notes
 
 
-def final_report(run: RunFolder) -> str:
-    """A run's accuracies, mean ± std over clients in percent, beside the paper's where it has the same run."""
-    summary = run.summary
-    table = Table()
-    table.add_column("Accuracy in %")
-    table.add_column("this run", justify="right")
-    if summary["paper"]:
-        table.add_column("the paper", justify="right")
-        table.add_column("difference", justify="right")
-    for metric, ours in summary["accuracy"].items():
-        paper = summary["paper"].get(metric)
-        of = ours.get("num-clients", summary["num-clients"])  # of so many, since the others lack such images
-        partly = "" if of == summary["num-clients"] else f" ({clients_covered(of, summary['num-clients'])})"
-        cells = [TITLES[metric] + partly, f"{ours['mean']:.2f} ± {ours['std']:.2f}"]
-        if paper:
-            cells.append(f"{paper['mean']:.2f} ± {paper['std']:.2f} (Table {paper['table']})")
-            cells.append(f"{ours['mean'] - paper['mean']:+.2f}")
-        table.add_row(*cells)
+def _of(lines: int) -> str:
+    return f", which has {lines}" if lines > 1 else ""
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+
+
+def _rich(title: str, layout: Layout) -> RichTable:
+    table = RichTable(title=f"{title}\naccuracy in %, mean ± std over clients", show_lines=True)
+    for name in [*layout.down, ""]:
+        table.add_column(name)
+    for name in layout.columns:
+        table.add_column(name, justify="right", min_width=14)
+    for line, found in layout.lines:
+        cells = [Text("\n".join(entry.lines) if entry else "") for entry in found]
+        for entry, cell in zip(found, cells, strict=True):
+            if entry and entry.outside:
+                cell.highlight_words([entry.lines[-1]], "red")
+        table.add_row(*line, Text("ours\npaper\ndifference", style="dim"), *cells)
+    return table
+
+
+def _markdown(title: str, layout: Layout, notes: Sequence[str]) -> str:
+    rows = [[*layout.down, "", *layout.columns], ["---"] * (len(layout.down) + 1 + len(layout.columns))]
+    for line, found in layout.lines:
+        rows.append([*line, "ours<br>paper<br>difference", *("<br>".join(e.lines) if e else "" for e in found)])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    below = "\n".join(f"- {note.strip()}" for note in notes)
+    return f"# {title}\n\nAccuracy in %, mean ± std over clients.\n\n{table}\n\n{below}\n"
+
+
+def _csv(found: Sequence[Entry]) -> str:
+    keys = list(dict.fromkeys(key for entry in found for key in entry.of))
     text = io.StringIO()
-    Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(table)
-    share = summary["evaluate-seconds"] / summary["seconds"]
-    missing = {int(client): reason for client, reason in summary.get("missing", {}).items()}
-    notes = f", missing {why(missing)}" if missing else ""
-    if summary.get("failed"):
-        notes += f"\n{summary['failed']} times, a client was left out of a round; rounds.jsonl says which, and why"
-    return (
-        f"\nMean ± std over {run.covered}{notes}\n{text.getvalue()}"
-        f"{_duration(summary['seconds'])} in all, {share:.0%} of it evaluating; "
-        f"{summary['bytes-sent'] / 1e6:.1f} MB sent to the nodes, {summary['bytes-received'] / 1e6:.1f} MB received\n"
-        f"Run folder: {run.path}"
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            *keys,
+            "mean",
+            "std",
+            "num-seeds",
+            "std-over-seeds",
+            "paper-mean",
+            "paper-std",
+            "difference",
+            "outside",
+            "runs",
+        ]
     )
+    for entry in found:
+        ours = [entry.mean, entry.std, len(entry.runs), entry.spread] if entry.mean is not None else ["", "", 0, ""]
+        paper = [entry.paper_mean, entry.paper_std] if entry.paper_mean is not None else ["", ""]
+        difference = ["", ""] if entry.difference is None else [entry.difference, entry.outside]
+        runs = " ".join(run.path.name for run in entry.runs)
+        writer.writerow([*(entry.of.get(key, "") for key in keys), *ours, *paper, *difference, runs])
+    return text.getvalue()
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{timedelta(seconds=round(seconds))}"[:-3] + " h"
+def main(arguments: Sequence[str]) -> int:
+    """Report; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fedbabu.report", description="Show an experiment of conf/: our numbers beside the paper's."
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="Hydra overrides, as for fedbabu.sweep: experiment=table13 cells.s=2"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        Console().print(write_report(Experiment.compose(given.overrides)))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The report stopped at a file that it cannot use: {error}.", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

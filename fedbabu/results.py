@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from datetime import datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -31,21 +32,17 @@ from torch import Tensor
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.checkpoints import Checkpoint, Checkpoints
-from fedbabu.config import RunConfig, relevant
+from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
 from fedbabu.paper import find_cells
+from fedbabu.setting import agree, relevant
 from fedbabu.storage import load_state, remove_unfinished, save_state, write_whole
 
 PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "numpy")
 MODEL_FILE = "model.safetensors"
-
-# Keys in which runs of one setting may differ.
-APART = {
-    "algorithm", "seed", "initial-model", "results-dir", "resume", "evaluate-every", "checkpoint-every",
-    "client-timeout", "min-fit-clients", "max-round-retries", "dataset", "image-column", "label-column",
-}  # fmt: skip
+APART = ("algorithm", "initial-model")  # in which runs that are compared may differ
 
 Record = dict[str, Any]
 
@@ -105,10 +102,10 @@ class RunFolder:
         run = cls(os.path.abspath(Path(resume).expanduser()))
         given = f"resume = '{resume}'"
         try:
-            recorded = run._read_json("config.json")
+            recorded = run._recorded
         except (OSError, ValueError) as error:
             raise ConfigError(f"{given} must be the folder of a run, but {run.path} is not ({error}).") from error
-        if (run.path / "summary.json").exists():
+        if run.finished:
             raise ConfigError(f"{given} is a finished run ({run.path / 'summary.json'}): there is nothing to resume.")
         needed = {"run-id", "run-config", "clients-checksum", "versions", "federation"}
         if not isinstance(recorded, dict) or not needed <= recorded.keys() or not isinstance(run.config, dict):
@@ -136,12 +133,12 @@ class RunFolder:
         Raises:
             ConfigError: if there are others, or they hold other examples.
         """
-        recorded = self._read_json("config.json")
+        recorded = self._recorded
         then = recorded["versions"] | {"devices": ", ".join(recorded["federation"]["devices"])}
         now = _versions() | {"devices": ", ".join(federation.devices)}
         if other := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
             print(f"Not all is as when the run began, so the last digits may differ: {'; '.join(other)}.", flush=True)
-        if self._read_json("config.json")["clients-checksum"] != _checksum(federation):
+        if recorded["clients-checksum"] != _checksum(federation):
             raise ConfigError(
                 f"The clients of the run in {self.path} held other examples than these clients do: give it the same "
                 f"data ('{self.config['dataset']}'), or start a new run."
@@ -220,32 +217,40 @@ class RunFolder:
         """Write summary.json, which makes the run a finished one."""
         self._write_json("summary.json", self.summary)
 
-    def accuracies(self) -> dict[str, np.ndarray]:
+    def accuracies(self, finetune_epochs: int | None = None) -> dict[str, np.ndarray]:
         """The accuracy of every client in percent, float64 [clients], by metric.
+
+        Personalized is after so many epochs of fine-tuning, or after all.
 
         "initial" is there only if all clients start from one global model; "id-initial" and the like, in- and
         out-of-distribution accuracy before and after fine-tuning, only if they were asked for. NaN is a client
         without such test images.
         """
         rows, keeps = self.clients, ALGORITHMS[self.config["algorithm"]].keeps
+        last = -1 if finetune_epochs is None else finetune_epochs
 
         def column(key: str, epoch: int) -> np.ndarray:
             return np.array([row[key][epoch] for row in rows], dtype=float)
 
         accuracies = {} if keeps else {"initial": column("accuracy", 0)}
         accuracies["without-head"] = np.array([row["without-head-accuracy"] for row in rows])
-        accuracies["personalized"] = column("accuracy", -1)
+        accuracies["personalized"] = column("accuracy", last)
         for kind in ("id", "ood"):
             if f"{kind}-accuracy" in rows[0]:
                 if not keeps:
                     accuracies[f"{kind}-initial"] = column(f"{kind}-accuracy", 0)
-                accuracies[f"{kind}-personalized"] = column(f"{kind}-accuracy", -1)
+                accuracies[f"{kind}-personalized"] = column(f"{kind}-accuracy", last)
         return {metric: values for metric, values in accuracies.items() if not np.isnan(values).all()}
 
     @property
     def run_id(self) -> str:
         """What tells this run from others of the same name."""
-        return self._read_json("config.json")["run-id"]
+        return self._recorded["run-id"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "summary.json").exists()
 
     @property
     def covered(self) -> str:
@@ -256,12 +261,12 @@ class RunFolder:
     @property
     def config(self) -> Record:
         """The run config under Flower's key names."""
-        return self._read_json("config.json")["run-config"]
+        return self._recorded["run-config"]
 
     @property
     def dataset(self) -> Record:
         """Name, image shape, number of classes and of training examples of the data."""
-        return self._read_json("config.json")["dataset"]
+        return self._recorded["dataset"]
 
     @property
     def summary(self) -> Record:
@@ -282,6 +287,10 @@ class RunFolder:
         """The final global model's state dict."""
         return load_state(self.path / MODEL_FILE)
 
+    @cached_property
+    def _recorded(self) -> Record:
+        return self._read_json("config.json")
+
     def _read_json(self, name: str) -> Record:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
@@ -298,8 +307,12 @@ class RunFolder:
 
 def finished_runs(results_dir: str | Path) -> list[RunFolder]:
     """The finished runs of a results folder, oldest first (by name, which starts with the time)."""
-    folders = sorted(path.parent for path in Path(results_dir).glob("*/summary.json"))
-    return [RunFolder(folder) for folder in folders]
+    return [run for run in all_runs(results_dir) if run.finished]
+
+
+def all_runs(results_dir: str | Path) -> list[RunFolder]:
+    """The runs of a results folder that were begun, oldest first."""
+    return [RunFolder(path.parent) for path in sorted(Path(results_dir).glob("*/config.json"))]
 
 
 def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
@@ -317,8 +330,8 @@ def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 def _same_setting(run: RunFolder, other: RunFolder) -> bool:
     """Whether two runs may be compared. A key that one of them does not know, being older, tells nothing."""
-    one, two = relevant(run.config), relevant(other.config)
-    return run.dataset == other.dataset and all(one[key] == two[key] for key in (one.keys() & two.keys()) - APART)
+    one, two = ({k: v for k, v in relevant(r.config).items() if k not in APART} for r in (run, other))
+    return run.dataset == other.dataset and agree(one, two)
 
 
 def clients_covered(num: int, of: int) -> str:

@@ -21,7 +21,7 @@ from fedbabu.federation import ClientInfo, Federation
 from fedbabu.initial_model import open_initial_model
 from fedbabu.messages import Offer, ReplyError
 from fedbabu.plots import save_plots
-from fedbabu.report import Progress, final_report
+from fedbabu.progress import Progress, final_report
 from fedbabu.results import RunFolder, results_path
 from fedbabu.server_data import ServerData
 from fedbabu.storage import check_writable

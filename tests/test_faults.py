@@ -23,7 +23,7 @@ from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError, DivergedError, RunError
 from fedbabu.messages import Offer
 from fedbabu.models import build_model
-from fedbabu.report import final_report
+from fedbabu.progress import final_report
 from fedbabu.results import RunFolder
 from fedbabu.server_app import discover
 from fedbabu.strategy import SharedPartFedAvg

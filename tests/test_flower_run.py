@@ -1,20 +1,16 @@
 """The app as a user runs it: `flwr run`, Flower's processes, and the notebook on what they leave behind."""
 
 import json
-import os
 import random
-import signal
-import socket
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from urllib.request import urlopen
 
 import nbformat
+import psutil
 import pytest
 import torch
 from conftest import PROJECT
@@ -24,52 +20,16 @@ from nbclient import NotebookClient
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import default_run_config
 from fedbabu.results import RunFolder, finished_runs
+from fedbabu.superlink import local_superlink
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def superlink(home: Path) -> Iterator[tuple[dict, subprocess.Popen]]:
-    """A SuperLink in a session of its own; yields the environment to use it in, and its process."""
-    control, http = free_port(), free_port()
-    environment = os.environ | {
-        "FLWR_HOME": str(home),
-        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-    }
-    command = [
-        "flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess",
-        "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(http),
-    ]  # fmt: skip
-    with (home / "superlink.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home, start_new_session=True)
-    for _ in range(600):
-        try:
-            urlopen(f"http://127.0.0.1:{http}/health", timeout=1).close()
-            break
-        except OSError:
-            assert process.poll() is None, (home / "superlink.log").read_text()
-            time.sleep(0.1)
-    try:
-        yield environment, process
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
 @pytest.fixture(scope="module")
 def flower(tmp_path_factory):
     """The environment of a Flower installation of its own, with a running SuperLink that is stopped at the end."""
-    with superlink(tmp_path_factory.mktemp("flwr")) as (environment, _):
+    with local_superlink(tmp_path_factory.mktemp("flwr")) as (environment, _):
         yield environment
 
 
@@ -169,22 +129,20 @@ def test_two_and_twenty_supernodes_give_the_same_model(flower, tmp_path):
     assert two.clients == twenty.clients
 
 
-def processes_below(pid: int) -> dict[int, str]:
-    """The command lines of all that a process has started, and so on, by process id."""
-    lines = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in lines.splitlines()]
-    below, parents = {}, {pid}
-    while parents:
-        children = {int(row[0]): row[2] for row in rows if int(row[1]) in parents and int(row[0]) not in below}
-        below |= children
-        parents = set(children)
-    return below
+def kill(*processes: psutil.Process) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
-def kill(pids) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def below(process: psutil.Process, name: str) -> list[psutil.Process]:
+    """The processes that another has started, and those that they have, by a part of their command."""
+    found = []
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if name in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 ONE_THREAD = ("--federation-config", "num-supernodes=2 client-resources-num-cpus=1")  # as in a test's own process
@@ -213,37 +171,36 @@ def test_a_run_survives_the_death_of_its_processes(tmp_path, undisturbed, victim
     results = tmp_path / "results"
     keys = LONG | {"dataset": "digits", "results-dir": str(results)}
     overrides = " ".join(f"{key}={json.dumps(value)}" for key, value in keys.items())
-    (tmp_path / "home").mkdir()
-    with superlink(tmp_path / "home") as (environment, process):
+    with local_superlink(tmp_path / "home") as (environment, process):
         command = [BIN / "flwr", "run", ".", "--stream", *ONE_THREAD, "--run-config", overrides]
-        running = subprocess.Popen(
-            command, env=environment, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        while not list(results.glob("*/rounds.jsonl")):
-            assert running.poll() is None, running.communicate()[0].decode()
-            time.sleep(0.05)
-        time.sleep(random.uniform(0.5, 3))
-        below = processes_below(process.pid)
-        if victim == "worker":
-            workers = [pid for pid, command in below.items() if "ClientAppActor" in command]
-            assert workers
-            kill(workers)
-            output = running.communicate(timeout=300)[0].decode()
-            assert running.returncode == 0
-            assert "left out" not in output
-        else:
-            simulation = [pid for pid, command in below.items() if "flwr-simulation" in command]
-            assert simulation
-            kill(simulation if victim == "server" else [process.pid, *below])
-            time.sleep(2)
-            kill(processes_below(process.pid) if victim == "server" else below)
-            running.kill()
+        running = psutil.Popen(command, env=environment, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            while not list(results.glob("*/rounds.jsonl")):
+                assert running.poll() is None, running.communicate()[0].decode()
+                time.sleep(0.05)
+            time.sleep(random.uniform(0.5, 3))
+            if victim == "worker":
+                workers = below(process, "ClientAppActor")
+                assert workers
+                kill(*workers)
+                output = running.communicate(timeout=300)[0].decode()
+                assert running.returncode == 0
+                assert "left out" not in output
+            else:
+                (server, *_) = below(process, "flwr-simulation")
+                family = server.children(recursive=True)
+                if victim == "tree":
+                    kill(process)
+                kill(server)
+                time.sleep(2)
+                kill(*family)
+        finally:
+            kill(running)
             running.communicate()
     (folder,) = results.iterdir()
     if victim != "worker":
         assert not (folder / "summary.json").exists()
-        (tmp_path / "again").mkdir()
-        with superlink(tmp_path / "again") as (environment, _):
+        with local_superlink(tmp_path / "again") as (environment, _):
             output = flwr(environment, "run", ".", "--stream", *ONE_THREAD, "--run-config", f"resume='{folder}'")
         assert "Resumed" in output
     assert essence_of_results(RunFolder(folder)) == undisturbed

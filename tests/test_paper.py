@@ -3,7 +3,7 @@
 import pytest
 
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.paper import find_cells, tables
+from fedbabu.paper import cells, find_cells, run_config, tables
 
 CIFAR10 = {"name": "cifar10", "num-classes": 10, "num-train-examples": 50_000}
 
@@ -13,8 +13,8 @@ def default_with(**overrides):
 
 
 def test_the_default_run_has_the_papers_cells():
-    cells = find_cells(default_with(), CIFAR10)
-    assert {metric: (cell.mean, cell.std, cell.table) for metric, cell in cells.items()} == {
+    found = find_cells(default_with(), CIFAR10)
+    assert {metric: (cell.mean, cell.std, cell.table) for metric, cell in found.items()} == {
         "initial": (44.39, 16.49, 12),
         "without-head": (83.12, 9.68, 12),
         "personalized": (87.85, 8.57, 13),
@@ -101,8 +101,8 @@ def test_what_a_run_does_not_read_does_not_hide_its_cell(unused):
 
 
 def test_the_blocks_of_tables_14_and_15():
-    cells = find_cells(default_with(**{"trained-blocks": 1}), CIFAR10)
-    assert {metric: (cell.mean, cell.table) for metric, cell in cells.items()} == {
+    found = find_cells(default_with(**{"trained-blocks": 1}), CIFAR10)
+    assert {metric: (cell.mean, cell.table) for metric, cell in found.items()} == {
         "initial": (14.09, 14),
         "personalized": (82.74, 15),
     }
@@ -122,37 +122,33 @@ COUNTS = {
 }  # fmt: skip
 
 
-def settings_and_cells(table):
-    """Every cell of a table with what it is of."""
-    for row in table["rows"]:
-        setting = {key: value for key, value in row.items() if not isinstance(value, dict)}
-        for algorithm, metrics in row.items():
-            if isinstance(metrics, dict):
-                for metric, cell in metrics.items():
-                    yield table["setting"] | setting, algorithm, metric, cell
-
-
 def test_every_table_is_whole_and_plausible():
-    assert [table["table"] for table in tables()] == list(range(1, 26))
-    for table in tables():
-        found = list(settings_and_cells(table))
-        assert (len(table["rows"]), len(found)) == COUNTS[table["table"]]
-        assert len({(*map(str, of[:3]),) for of in found}) == len(found)
-        assert all(0 <= mean <= 100 and 0 <= std < 26 for *_, (mean, std) in found)
+    assert list(tables()) == list(range(1, 26))
+    for number, table in tables().items():
+        found = list(cells(number))
+        assert (len(table["rows"]), len(found)) == COUNTS[number]
+        assert all(0 <= cell.mean <= 100 and 0 <= cell.std < 26 for cell in found)
+
+
+def test_every_cell_has_one_place_on_paper():
+    for number, table in tables().items():
+        places = set()
+        for cell in cells(number):
+            told = table["setting"] | cell.of | {"metric": cell.metric}
+            assert set(table["compares"]) <= {*table["down"], *table["across"]}
+            places.add(tuple(told.get(key) for key in table["down"] + table["across"]))
+        assert len(places) == COUNTS[number][1]
 
 
 def test_cells_that_two_tables_print_agree():
     """Every cell is found by its own setting, a valid one, as the first table with that setting prints it."""
     num_shared = 0
-    for table in tables():
-        for setting, algorithm, metric, (mean, std) in settings_and_cells(table):
-            config = default_with(**setting, algorithm=algorithm)
-            epochs = config.pop("total-epochs", 320)
-            if "num-server-rounds" not in setting:
-                config["num-server-rounds"] = epochs // config["num-local-epochs"]
-            if algorithm == "lg-fedavg":
+    for number, table in tables().items():
+        for cell in cells(number):
+            config = default_with(**run_config(table, cell.of))
+            if cell.of["algorithm"] == "lg-fedavg":
                 config["initial-model"] = "run"
-            found = find_cells(RunConfig.from_flower(config).to_flower(), table["dataset"])[metric]
-            assert (found.mean, found.std) == (mean, std), (table["table"], setting)
-            num_shared += found.table != table["table"]
+            found = find_cells(RunConfig.from_flower(config).to_flower(), table["dataset"])[cell.metric]
+            assert (found.mean, found.std) == (cell.mean, cell.std), (number, cell.of)
+            num_shared += found.table != number
     assert num_shared > 150

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from test_protocol import OWNERS, owners
 
 from fedbabu.checkpoints import Checkpoint, Checkpoints
 from fedbabu.errors import ConfigError, RunError
-from fedbabu.results import RunFolder, finished_runs
+from fedbabu.results import RunFolder, all_runs, finished_runs
 from fedbabu.storage import ClientStore
 
 WITH_STATE = ("fedper", "ditto")  # clients keep the head, or a whole model
@@ -322,32 +323,43 @@ def run_in_child(run_config: dict, started) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["fedbabu", *WITH_STATE])
 def test_killed_twenty_times_at_random_a_run_ends_as_an_undisturbed_one(run_config, tmp_path, monkeypatch, algorithm):
-    run_config |= {"algorithm": algorithm, "num-server-rounds": 8, "checkpoint-every": 1, "evaluate-every": 3}
-    whole, _ = run_server(run_config | {"results-dir": str(tmp_path / "whole")})
-    expected = essence(whole)
-    seconds = sum(record["seconds"] for record in whole.rounds)
+    run_config |= {"algorithm": algorithm, "num-server-rounds": 6, "checkpoint-every": 1, "evaluate-every": 3}
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the preloading, which does not get sys.path
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["in_process"])
+    processes.set_forkserver_preload(
+        ["__main__", "test_resume", "aiohttp", "datasets", "flwr_datasets", "matplotlib.figure"]
+    )
+
+    def run_for(config: dict, seconds: float | None = None) -> tuple[bool, float]:
+        """Run in a process of its own and kill it after so many seconds; whether it came to that, and its seconds."""
+        started = processes.Event()
+        child = processes.Process(target=run_in_child, args=(config, started))
+        child.start()
+        assert started.wait(60)
+        begin = time.monotonic()
+        child.join(seconds)
+        killed = child.is_alive()
+        if killed:
+            os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        return killed, time.monotonic() - begin
+
+    undisturbed = run_config | {"results-dir": str(tmp_path / "whole")}
+    expected = essence(run_server(undisturbed)[0])
+    _, seconds = run_for(undisturbed)
     kills, runs, results = 0, 0, Path(run_config["results-dir"])
     while kills < 20:
         folder, progress = None, []
-        while folder is None or not (folder / "summary.json").exists():
-            started = processes.Event()
-            config = run_config | ({"resume": str(folder)} if folder else {})
-            child = processes.Process(target=run_in_child, args=(config, started))
-            child.start()
-            assert started.wait(60)
-            child.join(random.uniform(0, 0.6 * seconds))
-            if child.is_alive():
-                os.kill(child.pid, signal.SIGKILL)
-                kills += 1
-            child.join()
-            assert child.exitcode in (0, -signal.SIGKILL)
-            begun = sorted(path.parent for path in results.glob("*/config.json"))
+        while folder is None or not folder.finished:
+            config = run_config | ({"resume": str(folder.path)} if folder else {})
+            # No more kills than needed, so that the test ends however slow the machine is.
+            killed, _ = run_for(config, random.uniform(0, seconds) if kills < 20 else None)
+            kills += killed
+            begun = all_runs(results)
             folder = begun[runs] if len(begun) > runs else None
-            progress.append(len(list(folder.glob("checkpoints/round*"))) if folder else 0)
-        assert essence(RunFolder(folder)) == expected, progress
-        assert not list(folder.rglob(".*.tmp"))
+            progress.append(len(list(folder.path.glob("checkpoints/round*"))) if folder else 0)
+        assert essence(folder) == expected, progress
+        assert not list(folder.path.rglob(".*.tmp"))
         runs += 1
     assert len(finished_runs(results)) == runs

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fedbabu import server_app
 from fedbabu.errors import ConfigError
-from fedbabu.report import final_report
+from fedbabu.progress import final_report
 from fedbabu.results import finished_runs, newest_per_algorithm
 
 

@@ -25,6 +25,8 @@ class KnownDataset:
         client_column: that says whose an image is, if there is one.
         superclass_column: with a coarser label, if there is one; a class belongs to one superclass.
         test_fraction: of the training split to hold out if the dataset has no test split.
+        num_examples: training and test images; this and the next only to tell beforehand how long a run takes.
+        image_shape: channels, height and width.
     """
 
     source: str | Callable[[Path], None]
@@ -38,27 +40,35 @@ class KnownDataset:
     client_column: str = ""
     superclass_column: str = ""
     test_fraction: float = 0.0
+    num_examples: tuple[int, int] = (0, 0)
+    image_shape: tuple[int, int, int] = (3, 32, 32)
 
 
 # CIFAR's normalization and augmentation are those of the paper's official code.
 KNOWN_DATASETS = {
     "cifar10": KnownDataset(
         "uoft-cs/cifar10", "img", "label", classes=(10, "airplane", "truck"),
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), num_examples=(50_000, 10_000),
     ),
     "cifar100": KnownDataset(
         "uoft-cs/cifar100", "img", "fine_label", classes=(100, "apple", "worm"),
         mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276), superclass_column="coarse_label",
+        num_examples=(50_000, 10_000),
     ),
     # By class (62), with its writers; the 814,255 images of the paper's Table 8, which trains on nine tenths of them.
     # Cropped as the paper says, but not mirrored: a mirrored b is a d.
     "emnist": KnownDataset(
         "flwrlabs/femnist", "image", "character", classes=(62, "0", "z"), flip=False,
-        client_column="writer_id", test_fraction=0.1,
+        client_column="writer_id", test_fraction=0.1, num_examples=(731_668, 82_587),
+        image_shape=(1, 28, 28),
     ),
     "fashion-mnist": KnownDataset(
         "zalando-datasets/fashion_mnist", "image", "label", classes=(10, "T - shirt / top", "Ankle boot"),
+        num_examples=(60_000, 10_000), image_shape=(1, 28, 28),
     ),
     # Mirrored digits are no digits, and a crop would cut them: no augmentation.
-    "digits": KnownDataset(write_digits, "image", "label", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False),
+    "digits": KnownDataset(
+        write_digits, "image", "label", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False,
+        num_examples=(1_440, 357), image_shape=(1, 8, 8),
+    ),
 }  # fmt: skip

@@ -4,18 +4,18 @@ A cell is a mean and a standard deviation over clients, in percent.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fedbabu.algorithms import ALGORITHMS, Part, Phase
-from fedbabu.config import relevant
+from fedbabu.algorithms import ALGORITHMS
+from fedbabu.setting import agree, setting
 
-# What the paper keeps fixed in every table here (Section 3, "Experimental setup" and "Evaluation").
+# What the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").
 TOTAL_EPOCHS = 320
-FIXED = {
+PROTOCOL = {
     "test-fraction": 0.0,
     "partition": "shards",
     "num-finetune-epochs": 5,
@@ -34,29 +34,72 @@ FIXED = {
     "iid-test-set": False,
 }
 
+# The paper's names of what it varies, as far as it has them.
+SYMBOLS = {
+    "num-clients": "N",
+    "shards-per-client": "s",
+    "fraction-train": "f",
+    "num-local-epochs": "τ",
+    "num-finetune-epochs": "τ_f",
+    "momentum": "m",
+    "dirichlet-beta": "β",
+    "server-data-fraction": "p",
+    "head-learning-rate-factor": "α_h/α_b",
+}
+
 
 @dataclass(frozen=True)
-class Cell:
-    """A number of the paper: mean ± std over clients, in percent, and the table that prints it."""
+class PaperCell:
+    """A number of the paper: mean ± std over clients, in percent, and the table that prints it.
 
+    Attributes:
+        of: the run-config keys and values of the table's row and column, "algorithm" among them.
+        metric: as in summary.json.
+        mean: over clients.
+        std: over clients.
+        table: its number.
+    """
+
+    of: Mapping[str, Any]
+    metric: str
     mean: float
     std: float
     table: int
 
 
 @cache
-def tables() -> list[dict[str, Any]]:
-    """Every table of the paper, in order.
+def tables() -> dict[int, dict[str, Any]]:
+    """Every table of the paper, by its number.
 
     A table has its number and title, what must hold of the dataset, the run-config keys that all its rows share
     ("setting"; "total-epochs" is rounds times local epochs, if not 320), and its rows: more run-config keys, and for
-    each algorithm its cells, {metric: [mean, std]}. Table 8, which has no accuracies, has "sizes" instead.
+    each algorithm its cells, {metric: [mean, std]}. Its layout on paper is "down" and "across": the run-config keys, or
+    "metric", that tell its lines and its columns apart; "compares" are those whose values it sets against each other.
+    Table 8, which has no accuracies, has "sizes" instead.
     """
     paths = [path for path in files(__name__).iterdir() if path.name.endswith(".json")]
-    return sorted((json.loads(path.read_text(encoding="utf-8")) for path in paths), key=lambda table: table["table"])
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return {table["table"]: table for table in sorted(found, key=lambda table: table["table"])}
 
 
-def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Cell]:
+def cells(number: int) -> Iterator[PaperCell]:
+    """The cells of a table, line by line."""
+    for row in tables()[number]["rows"]:
+        of = {key: value for key, value in row.items() if not isinstance(value, dict)}
+        for algorithm, metrics in row.items():
+            if algorithm not in of:
+                for metric, (mean, std) in metrics.items():
+                    yield PaperCell(of | {"algorithm": algorithm}, metric, mean, std, number)
+
+
+def run_config(table: Mapping[str, Any], of: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table says of the configuration of a cell's run: the protocol, its setting, and K from the epochs."""
+    config = PROTOCOL | table["setting"] | of
+    epochs = config.pop("total-epochs", TOTAL_EPOCHS)
+    return {"num-server-rounds": epochs // config.get("num-local-epochs", 1)} | config
+
+
+def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, PaperCell]:
     """The paper's numbers for a run configuration, by metric; empty if the paper has no such run.
 
     Of tables that quote each other, the first is named.
@@ -69,30 +112,16 @@ def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[st
     start = config["initial-model"]
     if bool(start) != bool(ALGORITHMS[config["algorithm"]].continues) or start.endswith(".safetensors"):
         return {}
-    ours = _spelled_out(relevant(config))
-    cells: dict[str, Cell] = {}
-    for table in tables():
-        if any(dataset[key] != value for key, value in table["dataset"].items()):
-            continue
-        for row in table["rows"]:
-            setting = {key: value for key, value in row.items() if not isinstance(value, dict)}
-            asked = {"algorithm": config["algorithm"]} | FIXED | table["setting"] | setting
-            epochs = asked.pop("total-epochs", TOTAL_EPOCHS)
-            if "num-server-rounds" not in asked and config["num-server-rounds"] * config["num-local-epochs"] != epochs:
-                continue
-            asked = _spelled_out(asked)
-            if all(ours[key] == value for key, value in asked.items() if key in ours):
-                for metric, (mean, std) in row.get(config["algorithm"], {}).items():
-                    cells.setdefault(metric, Cell(mean, std, table["table"]))
-    return cells
+    found: dict[str, PaperCell] = {}
+    ours = setting(config)
+    for number, table in tables().items():
+        if is_dataset(table, dataset):
+            for cell in cells(number):
+                if cell.of["algorithm"] == config["algorithm"] and agree(setting(run_config(table, cell.of)), ours):
+                    found.setdefault(cell.metric, cell)
+    return found
 
 
-def _spelled_out(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration in which an algorithm's own part is named, and a part that is not used is not."""
-    row = ALGORITHMS[config["algorithm"]]
-    server = config["server-part"] or (row.shares.name or "").lower()
-    own = "full" if row.personalizes == (Phase(Part.FULL),) else ""
-    return dict(config) | {
-        "server-part": server if config["server-data-fraction"] else "",
-        "finetune-part": config["finetune-part"] or own,
-    }
+def is_dataset(table: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+    """Whether the data of a run, as config.json describes them, are a table's."""
+    return all(dataset.get(key) == value for key, value in table["dataset"].items())
