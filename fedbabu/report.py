@@ -7,7 +7,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,10 @@ from fedbabu.experiment import Experiment
 from fedbabu.paper import SYMBOLS
 from fedbabu.plots import ours_and_the_papers, save_figure
 from fedbabu.progress import TITLES
+from fedbabu.results import RunFolder, finished_runs
 from fedbabu.storage import write_whole
+
+FILE_WIDTH = 1000  # of a line, where it is not shown on a terminal
 
 
 @dataclass(frozen=True)
@@ -35,25 +38,29 @@ class Layout:
     @classmethod
     def of(cls, found: Sequence[Entry], down: Sequence[str], across: Sequence[str]) -> "Layout":
         """Lay entries out by the keys that tell lines and columns apart."""
+
+        def order(keys: Sequence[str], values: Sequence[Any]) -> list[int]:
+            """Where in the order of the cells each value comes first."""
+            return [
+                next(place for place, entry in enumerate(found) if entry.of.get(key) == value)
+                for key, value in zip(keys, values, strict=True)
+            ]
+
         columns = list(dict.fromkeys(tuple(entry.of.get(key) for key in across) for entry in found))
-        columns.sort(key=lambda column: [_first(found, key, value) for key, value in zip(across, column, strict=True)])
+        columns.sort(key=lambda column: order(across, column))
         lines: dict[tuple[Any, ...], dict[tuple[Any, ...], Entry]] = {}
         for entry in found:
             line = lines.setdefault(tuple(entry.of.get(key) for key in down), {})
             line[tuple(entry.of.get(key) for key in across)] = entry
+        found_lines = sorted(lines.items(), key=lambda item: order(down, item[0]))
         return cls(
             [SYMBOLS.get(key, key) for key in down],
             [told({k: v for k, v in zip(across, column, strict=True) if v is not None}) for column in columns],
             [
                 ([_shown(key, value) for key, value in zip(down, line, strict=True)], [of.get(c) for c in columns])
-                for line, of in lines.items()
+                for line, of in found_lines
             ],
         )
-
-
-def _first(found: Sequence[Entry], key: str, value: Any) -> int:
-    """Where in the order of the paper a value comes first."""
-    return next(place for place, entry in enumerate(found) if entry.of.get(key) == value)
 
 
 def _shown(key: str, value: Any) -> str:
@@ -62,28 +69,60 @@ def _shown(key: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def write_report(experiment: Experiment) -> RenderableType:
-    """Write the report as Markdown, CSV and a plot, into the folder `reports` beside the runs, and return it.
+def terminal() -> Console:
+    """Where a sweep and a report are shown: as wide as the terminal, or as they need where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+
+
+def write_report(experiment: Experiment, width: int) -> RenderableType:
+    """Write the report as Markdown, CSV and a plot, into the folder `reports` beside the runs.
+
+    Returns:
+        It, to be shown in so many columns.
 
     Raises:
         OSError: if a file cannot be written.
     """
     table = experiment.table or {}
-    found = entries(experiment)
-    down, across = _keys(experiment, found)
-    layout = Layout.of(found, down, across)
-    notes = _notes(found, claims(found, table.get("compares", [])))
     title = f"Table {table['table']}: {experiment.title}" if table else experiment.title
     folder = experiment.results / "reports"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{experiment.name}.md", _markdown(title, layout, notes).encode())
-    write_whole(folder / f"{experiment.name}.csv", _csv(found).encode())
-    written = [f"{experiment.name}.md", f"{experiment.name}.csv"]
+
+    def write(ending: str, text: str) -> str:
+        write_whole(folder / f"{experiment.name}.{ending}", text.encode())
+        return f"{experiment.name}.{ending}"
+
+    if sizes := table.get("sizes"):
+        rows = _composition(sizes, finished_runs(experiment.results))
+        written = [write("md", f"# {title}\n\n{_markdown_table(rows)}\n"), write("csv", _csv(rows))]
+        return Group(_plain(title, rows), f"Written to {folder}: {', '.join(written)}")
+    found = entries(experiment)
+    layout = Layout.of(found, *_keys(experiment, found))
+    notes = _notes(found, claims(found, table.get("compares", [])))
+    if table and any(cell.printed is None for cell in experiment.cells):
+        notes.append("The paper's numbers are of another setting than these cells.")
+    written = [write("md", _markdown(title, layout, notes)), write("csv", _csv(_records(found)))]
     if any(entry.difference is not None for entry in found):
         save_figure(ours_and_the_papers(title, found), folder / f"{experiment.name}.png")
         written.append(f"{experiment.name}.png")
-    notes = [*notes, f"Written to {folder}: {', '.join(written)}"]
-    return Group(_rich(title, layout), *map(Text, notes))
+    head = Text(f"{title}\nAccuracy in %, mean ± std over clients")
+    return Group(head, *_rich(layout, width), *map(Text, notes), Text(f"Written to {folder}: {', '.join(written)}"))
+
+
+def _composition(sizes: Mapping[str, Mapping[str, int]], runs: Sequence[RunFolder]) -> list[list[Any]]:
+    """Table 8, with what the newest runs had: a line for each dataset and split, under a heading."""
+    rows: list[list[Any]] = [["dataset", "", "ours", "the paper", "difference"]]
+    for name, printed in sizes.items():
+        ours: dict[str, int] = {}
+        for run in runs:
+            if run.dataset["name"] == name and not run.summary.get("missing"):
+                num_test = sum(client["num-test-examples"] for client in run.clients)
+                train, classes = run.dataset["num-train-examples"], run.dataset["num-classes"]
+                ours = {"train": train, "test": num_test, "classes": classes}
+        for kind, number in printed.items():
+            mine = [ours[kind], number, ours[kind] - number] if ours else ["", number, ""]
+            rows.append([name, kind, *mine])
+    return rows
 
 
 def _keys(experiment: Experiment, found: Sequence[Entry]) -> tuple[list[str], list[str]]:
@@ -131,54 +170,71 @@ def _range(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
 
 
-def _rich(title: str, layout: Layout) -> RichTable:
-    table = RichTable(title=f"{title}\naccuracy in %, mean ± std over clients", show_lines=True)
-    for name in [*layout.down, ""]:
-        table.add_column(name)
-    for name in layout.columns:
-        table.add_column(name, justify="right", min_width=14)
-    for line, found in layout.lines:
-        cells = [Text("\n".join(entry.lines) if entry else "") for entry in found]
-        for entry, cell in zip(found, cells, strict=True):
-            if entry and entry.outside:
-                cell.highlight_words([entry.lines[-1]], "red")
-        table.add_row(*line, Text("ours\npaper\ndifference", style="dim"), *cells)
+def _rich(layout: Layout, width: int) -> Iterator[RichTable]:
+    """The table, in as many pieces as it takes to fit a width: each with some of the columns, and all lines."""
+    heads = [[name, *(line[place] for line, _ in layout.lines)] for place, name in enumerate(layout.down)]
+    heads.append(["difference"])
+    left = 1 + sum(max(map(len, texts)) + 3 for texts in heads)
+    pieces: list[list[int]] = []
+    room = 0
+    for place, name in enumerate(layout.columns):
+        texts = [text for _, found in layout.lines if (entry := found[place]) for text in entry.lines]
+        needed = max(map(len, [name, *texts])) + 3
+        if needed > room:
+            pieces.append([])
+            room = width - left
+        pieces[-1].append(place)
+        room -= needed
+    for piece in pieces:
+        table = RichTable(*layout.down, "", show_lines=True)
+        for place in piece:
+            table.add_column(layout.columns[place], justify="right")
+        for line, found in layout.lines:
+            cells = [Text("\n".join(entry.lines) if (entry := found[place]) else "") for place in piece]
+            for place, cell in zip(piece, cells, strict=True):
+                if (entry := found[place]) and entry.outside:
+                    cell.highlight_words([entry.lines[-1]], "red")
+            table.add_row(*line, Text("ours\npaper\ndifference", style="dim"), *cells)
+        yield table
+
+
+def _plain(title: str, rows: Sequence[Sequence[Any]]) -> RichTable:
+    table = RichTable(*map(str, rows[0]), title=title)
+    for row in rows[1:]:
+        table.add_row(*map(str, row))
     return table
 
 
 def _markdown(title: str, layout: Layout, notes: Sequence[str]) -> str:
-    rows = [[*layout.down, "", *layout.columns], ["---"] * (len(layout.down) + 1 + len(layout.columns))]
+    rows = [[*layout.down, "", *layout.columns]]
     for line, found in layout.lines:
         rows.append([*line, "ours<br>paper<br>difference", *("<br>".join(e.lines) if e else "" for e in found)])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     below = "\n".join(f"- {note.strip()}" for note in notes)
-    return f"# {title}\n\nAccuracy in %, mean ± std over clients.\n\n{table}\n\n{below}\n"
+    return f"# {title}\n\nAccuracy in %, mean ± std over clients.\n\n{_markdown_table(rows)}\n\n{below}\n"
 
 
-def _csv(found: Sequence[Entry]) -> str:
+def _markdown_table(rows: Sequence[Sequence[Any]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _records(found: Sequence[Entry]) -> list[list[Any]]:
+    """A line for each entry, with all that is known of it, under a heading."""
     keys = list(dict.fromkeys(key for entry in found for key in entry.of))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            *keys,
-            "mean",
-            "std",
-            "num-seeds",
-            "std-over-seeds",
-            "paper-mean",
-            "paper-std",
-            "difference",
-            "outside",
-            "runs",
-        ]
-    )
+    ours = ["mean", "std", "num-seeds", "std-over-seeds"]
+    rows: list[list[Any]] = [[*keys, *ours, "paper-mean", "paper-std", "difference", "outside", "runs"]]
     for entry in found:
-        ours = [entry.mean, entry.std, len(entry.runs), entry.spread] if entry.mean is not None else ["", "", 0, ""]
-        paper = [entry.paper_mean, entry.paper_std] if entry.paper_mean is not None else ["", ""]
-        difference = ["", ""] if entry.difference is None else [entry.difference, entry.outside]
-        runs = " ".join(run.path.name for run in entry.runs)
-        writer.writerow([*(entry.of.get(key, "") for key in keys), *ours, *paper, *difference, runs])
+        row = [entry.of.get(key, "") for key in keys]
+        row += [entry.mean, entry.std, len(entry.runs), entry.spread] if entry.mean is not None else ["", "", 0, ""]
+        row += [entry.paper_mean, entry.paper_std] if entry.paper_mean is not None else ["", ""]
+        row += ["", ""] if entry.difference is None else [entry.difference, entry.outside]
+        rows.append([*row, " ".join(run.path.name for run in entry.runs)])
+    return rows
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
@@ -192,7 +248,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        Console().print(write_report(Experiment.compose(given.overrides)))
+        console = terminal()
+        console.print(write_report(Experiment.compose(given.overrides), console.width))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1

@@ -276,7 +276,8 @@ class RunFolder:
     @property
     def rounds(self) -> list[Record]:
         """The records of all rounds so far, in order."""
-        return self._read_lines("rounds.jsonl")
+        begun = (self.path / "rounds.jsonl").exists()  # soon after config.json
+        return self._read_lines("rounds.jsonl") if begun else []
 
     @property
     def clients(self) -> list[Record]:
@@ -296,7 +297,8 @@ class RunFolder:
 
     def _read_lines(self, name: str) -> list[Record]:
         text = (self.path / name).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        whole = text[: text.rfind("\n") + 1]  # a running run may be writing the last line
+        return [json.loads(line) for line in whole.splitlines()]
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self._write(name, json.dumps(content, indent=2).encode())

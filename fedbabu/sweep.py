@@ -27,7 +27,7 @@ from fedbabu.config import FAULT_KEYS, RunConfig, default_run_config
 from fedbabu.errors import ConfigError, RunError
 from fedbabu.experiment import Cell, Experiment
 from fedbabu.progress import TITLES, duration
-from fedbabu.report import write_report
+from fedbabu.report import terminal, write_report
 from fedbabu.results import RunFolder, finished_runs
 from fedbabu.setting import by_epoch, setting
 from fedbabu.speed import seconds_of
@@ -263,7 +263,7 @@ class Pace:
 def _reason(log: Path) -> str:
     """The sentence with which a run failed."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
-    errors = re.findall(r"^ERROR *: *(?!Exit Code)(.*)$", text, flags=re.MULTILINE)
+    errors = re.findall(r"^ERROR *:(?! *Exit Code) *(.*)$", text, flags=re.MULTILINE)
     lines = errors or [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
     return lines[-1].strip()
 
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="list the cells and how long they would take")
     given = parser.parse_intermixed_args(arguments)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = terminal()
     try:
         sweep = Sweep(Experiment.compose(given.overrides), console)
         if given.dry_run:
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str]) -> int:
         if given.dry_run:
             return 0
         sweep.run()
-        console.print(write_report(sweep.experiment))
+        console.print(write_report(sweep.experiment, console.width))
     except (ConfigError, RunError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,0 +1,81 @@
+"""A sweep as a user runs it: `python -m fedbabu.sweep`, killed in the middle, and with a run that fails."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import PROJECT
+from in_process import run_server
+from test_flower_run import essence_of_results
+
+from fedbabu.results import all_runs, finished_runs
+
+pytestmark = pytest.mark.slow
+REDUCED = [
+    "experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4", "dataset=digits", "run.num-clients=10",
+    "run.evaluate-every=0", "total-epochs=80",
+]  # fmt: skip
+
+
+def start_sweep(overrides, *flags) -> subprocess.Popen:
+    command = [sys.executable, "-m", "fedbabu.sweep", *overrides, *flags]
+    return subprocess.Popen(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def sweep(overrides, *flags) -> tuple[int, str]:
+    """Its exit status and what it printed, as one line."""
+    process = start_sweep(overrides, *flags)
+    output, _ = process.communicate(timeout=500)
+    return process.returncode, " ".join(output.split())
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped_and_ends_as_an_undisturbed_one(tmp_path):
+    results = tmp_path / "results"
+    overrides = [*REDUCED, "algorithm=fedbabu,fedper", f"results-dir={results}"]
+    killed = start_sweep(overrides)
+    while not [run for run in all_runs(results) if run.config["algorithm"] == "fedper" and len(run.rounds) > 7]:
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    first, second = all_runs(results)
+    assert first.finished
+    assert not second.finished
+    written = os.stat(first.path / "summary.json").st_mtime_ns
+
+    status, output = sweep(overrides, "--dry-run")
+    assert "2 cells of 2 runs, 1 finished" in output
+    assert re.search(r"fedper, s = 2, .* round \d+/20", output)
+
+    status, output = sweep(overrides)
+    assert (status, "1 of 1: fedper" in output) == (0, True)
+    assert "2 of 2 cells have runs." in output
+    assert os.stat(first.path / "summary.json").st_mtime_ns == written
+    assert [run.path for run in finished_runs(results)] == [first.path, second.path]
+    assert "Resumed after the training of round" in (results / ".sweep" / "table13-2.log").read_text()
+    for run in finished_runs(results):
+        config = run.config | {"results-dir": str(tmp_path / "undisturbed")}
+        assert essence_of_results(run) == essence_of_results(run_server(config)[0])
+
+    status, output = sweep(overrides)
+    assert (status, "2 finished" in output, " of 1: " in output) == (0, True, False)
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
+    results = tmp_path / "results"
+    own = ["run.num-clients=5", "run.num-server-rounds=1", "run.num-local-epochs=1", f"results-dir={results}"]
+    status, output = sweep(["+cells.dataset=[/nowhere,digits]", *own])
+    assert status == 1
+    assert "Failed: fedbabu, dataset = /nowhere: dataset = '/nowhere'" in output
+    (run,) = finished_runs(results)
+    assert run.config["dataset"] == "digits"
+    assert f"{run.summary['accuracy']['personalized']['mean']:.2f}" in output
+    assert "Traceback" not in output
+    assert json.loads((run.path / "config.json").read_text())["federation"]["num-supernodes"] == len(
+        os.sched_getaffinity(0)
+    )
