@@ -219,9 +219,12 @@ def ours_and_the_papers(title: str, entries: "Sequence[Entry]") -> Figure:
     figure = Figure(figsize=(6.5, 6), dpi=120, layout="constrained")
     axes = figure.subplots()
     both = [entry for entry in entries if entry.mean is not None and entry.paper_mean is not None]
-    names = list(dict.fromkeys(f"{entry.of['algorithm']}, {TITLES[entry.of['metric']].lower()}" for entry in both))
-    for index, name in enumerate(names):
-        of_name = [e for e in both if f"{e.of['algorithm']}, {TITLES[e.of['metric']].lower()}" == name]
+    metrics = {entry.of["metric"] for entry in both}
+    groups: dict[str, list[Entry]] = {}
+    for entry in both:
+        metric = f", {TITLES[entry.of['metric']].lower()}" if len(metrics) > 1 else ""
+        groups.setdefault(f"{entry.of['algorithm']}{metric}", []).append(entry)
+    for index, (name, of_name) in enumerate(groups.items()):
         axes.errorbar(
             [e.paper_mean or 0.0 for e in of_name],
             [e.mean or 0.0 for e in of_name],

@@ -24,6 +24,12 @@ def pytest_configure():
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_unconfigure():
     for name in ("FEDBABU_CACHE", "FEDBABU_STATE", "HF_HOME"):
         shutil.rmtree(os.environ[name], ignore_errors=True)

@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import PROJECT
 from in_process import run_server
-from test_flower_run import essence_of_results
+from test_flower_kills import essence_of_results
 
 from fedbabu.results import all_runs, finished_runs
 
