@@ -74,7 +74,7 @@ class Experiment:
         seeds: of every cell.
         federation: what `--federation-config` takes, before `auto` and `clients` are resolved.
         results: the absolute path of the folder of run folders.
-        overrides: what it was composed with, as typed.
+        places: where known datasets are, by name.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Experiment:
     seeds: Sequence[int]
     federation: Mapping[str, Any]
     results: Path
-    overrides: Sequence[str]
+    places: Mapping[str, str]
     _known: dict[Path, RunFolder] = field(default_factory=dict, repr=False)  # what was read of run folders before
 
     @classmethod
@@ -96,7 +96,7 @@ class Experiment:
         """
         composed = [_compose(single) for single in _each(overrides)]
         first = composed[0]
-        for key in ("title", "table", "federation", "results-dir"):
+        for key in ("title", "table", "federation", "results-dir", "data"):
             if any(config[key] != first[key] for config in composed):
                 raise ConfigError(f"An experiment has one {key}, but several were asked for: take one after the other.")
         seeds = list(dict.fromkeys(seed for config in composed for seed in _listed(config["seeds"])))
@@ -114,8 +114,12 @@ class Experiment:
             seeds=seeds,
             federation=first["federation"],
             results=Path(os.path.abspath(Path(first["results-dir"]).expanduser())),
-            overrides=overrides,
+            places=first["data"],
         )
+
+    def data_name(self, config: Mapping[str, Any]) -> str:
+        """The name of a configuration's dataset if `data` says where it is, else what the run config says."""
+        return _name(config["dataset"], self.places)
 
     def runs_of(self, config: Mapping[str, Any]) -> list[RunFolder]:
         """The runs, of any seed, that have a configuration's numbers, finished or not, oldest first.
@@ -127,7 +131,7 @@ class Experiment:
             run
             for run in runs
             if covers(run.config, config)
-            and config["dataset"] in (run.dataset["name"], run.config["dataset"])
+            and (self.data_name(config) == run.dataset["name"] or config["dataset"] == run.config["dataset"])
             and (self.table or run.config["evaluate-every"] == config["evaluate-every"])
         ]
 
@@ -227,7 +231,8 @@ def _cells(composed: Mapping[str, Any], given: Collection[str], varied: Collecti
         if all(value in axes.get(key, [value]) for key, value in cell.of.items()):
             config = _run_config(composed, cell.of, given)
             told = setting(paper.run_config(table, cell.of))
-            same = composed["choices"]["dataset"] == table["dataset"]["name"] and agree(told, setting(config))
+            data = _name(config["dataset"], composed["data"])
+            same = data == table["dataset"]["name"] and agree(told, setting(config))
             of = {key: composed["run"][key] for key in varied} | dict(cell.of)
             yield Cell(of, config, cell.metric, cell if same else None)
 
@@ -245,6 +250,10 @@ def _run_config(composed: Mapping[str, Any], of: Mapping[str, Any], given: Colle
             raise ConfigError(f"total-epochs = {total} is no multiple of num-local-epochs = {epochs}: it must be.")
         config["num-server-rounds"] = total // epochs
     return config
+
+
+def _name(dataset: str, places: Mapping[str, str]) -> str:
+    return next((name for name, place in places.items() if place == dataset), dataset)
 
 
 def _listed(values: Any) -> list[Any]:

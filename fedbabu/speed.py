@@ -19,16 +19,17 @@ START_SECONDS = 15  # of Flower and Ray, before a run's first round
 TRIED_BATCHES = 2
 
 
-def seconds_of(config: RunConfig, runs: Sequence[RunFolder], num_nodes: int) -> float | None:
+def seconds_of(config: RunConfig, data: str, runs: Sequence[RunFolder], num_nodes: int) -> float | None:
     """An estimate of how long a run takes; None if it is not known how many images its dataset has.
 
     Args:
-        config: the run's, whose dataset is known, or that of one of the runs.
+        config: the run's.
+        data: the name of a known dataset, or what the run config says; then one of the runs must have it too.
         runs: finished ones, on this machine.
         num_nodes: that train at the same time.
     """
-    same_data = [run for run in runs if config.dataset in (run.dataset["name"], run.config["dataset"])]
-    known = KNOWN_DATASETS.get(config.dataset)
+    same_data = [run for run in runs if data in (run.dataset["name"], run.config["dataset"])]
+    known = KNOWN_DATASETS.get(data)
     if same_data:
         num_train = same_data[-1].dataset["num-train-examples"]
         num_test = sum(client["num-test-examples"] for client in same_data[-1].clients)

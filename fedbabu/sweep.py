@@ -127,7 +127,12 @@ class Sweep:
         self.runs = plan(experiment)
         self.failed: dict[int, str] = {}  # why, by the run's place in `runs`
         finished = finished_runs(experiment.results)
-        self.seconds = [seconds_of(run.checked, finished, self._federation(run)["num-supernodes"]) for run in self.runs]
+
+        def seconds(run: PlannedRun) -> float | None:
+            num_nodes = self._federation(run)["num-supernodes"]
+            return seconds_of(run.checked, experiment.data_name(run.config), finished, num_nodes)
+
+        self.seconds = [seconds(run) for run in self.runs]
 
     def _federation(self, run: PlannedRun) -> dict[str, Any]:
         return federation_config(self.experiment.federation, run.config["num-clients"])
