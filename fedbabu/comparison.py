@@ -119,7 +119,7 @@ def claims(found: Sequence[Entry], compares: Sequence[str]) -> list[Line]:
         best = max(compared, key=lambda entry: entry.paper_mean or 0.0)
         ours, close = None, False
         if all(entry.mean is not None for entry in compared):
-            top = max(compared, key=lambda entry: entry.mean or 0.0)
+            top = max([best, *compared], key=lambda entry: entry.mean or 0.0)  # the paper's winner, if there is a tie
             ours = told({key: top.of[key] for key in compares if key in top.of})
             error = sqrt((top.std**2 + best.std**2) / top.num_clients)
             close = top is not best and (top.mean or 0.0) - (best.mean or 0.0) <= 2 * error

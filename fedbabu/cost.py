@@ -1,6 +1,7 @@
 """What a run costs, in images: a training step's work on one image, which a measured speed turns into time."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from fedbabu.config import RunConfig
 
@@ -32,10 +33,14 @@ class Cost:
 
     def training(self, server_round: int, num_examples: float) -> float:
         """A round's, of clients with so many examples together, and of the server."""
-        phases = self.config.row.trains + self.config.row.trains_kept
-        epochs = sum(self.config.num_local_epochs if phase.epochs is None else phase.epochs for phase in phases)
-        clients = epochs * len(self.config.local_rounds(server_round)) * num_examples
+        clients = self._epochs * len(self.config.local_rounds(server_round)) * num_examples
         return clients + self.config.server_data_fraction * self.num_train
+
+    @cached_property
+    def _epochs(self) -> int:
+        """Of a client in a round, all phases together."""
+        phases = self.config.row.trains + self.config.row.trains_kept
+        return sum(self.config.num_local_epochs if phase.epochs is None else phase.epochs for phase in phases)
 
     def evaluations(self, done: int) -> float:
         """Of the evaluations that follow on so many rounds, but for the final one, in the last round's place."""

@@ -31,15 +31,14 @@ def seconds_of(config: RunConfig, data: str, runs: Sequence[RunFolder], num_node
     same_data = [run for run in runs if data in (run.dataset["name"], run.config["dataset"])]
     known = KNOWN_DATASETS.get(data)
     if same_data:
-        num_train = same_data[-1].dataset["num-train-examples"]
-        num_test = sum(client["num-test-examples"] for client in same_data[-1].clients)
+        num_train, num_test = _num_examples(same_data[-1])
     elif known:
         num_train, num_test = known.num_examples
     else:
         return None
-    measured = [_measured(run) for run in same_data if run.config["model-name"] == config.model_name]
-    if measured:
-        speed = measured[-1]
+    same_model = [run for run in same_data if run.config["model-name"] == config.model_name]
+    if same_model and (measured := _measured(same_model[-1])):
+        speed = measured
     elif known:
         speed = num_nodes * images_per_second(config.model_name, known.image_shape, config.batch_size)
     else:
@@ -47,11 +46,20 @@ def seconds_of(config: RunConfig, data: str, runs: Sequence[RunFolder], num_node
     return START_SECONDS + Cost(config, num_train, num_test).whole / speed
 
 
+@cache
+def _num_examples(run: RunFolder) -> tuple[int, int]:
+    """The training and the test images of a run."""
+    return run.dataset["num-train-examples"], sum(client["num-test-examples"] for client in run.clients)
+
+
+@cache
 def _measured(run: RunFolder) -> float:
-    """The images per second that a run trained."""
+    """The images per second that a run trained; 0 if it does not tell."""
     cost = Cost(RunConfig.from_flower(default_run_config() | run.config), run.dataset["num-train-examples"], 0)
-    images = sum(cost.training(record["round"], record["num-examples"]) for record in run.rounds)
-    return images / sum(record["train-seconds"] for record in run.rounds)
+    rounds = run.rounds
+    images = sum(cost.training(record["round"], record["num-examples"]) for record in rounds)
+    seconds = sum(record["train-seconds"] for record in rounds)
+    return images / seconds if seconds else 0.0
 
 
 @cache

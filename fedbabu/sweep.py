@@ -184,7 +184,7 @@ class Sweep:
             whole = bars.add_task("runs", total=len(numbered), left="")
             for place, (number, run) in enumerate(numbered):
                 rounds = bars.add_task(escape(run.label), total=run.num_rounds, left="")
-                bars.print(f"{place + 1} of {len(numbered)}: {escape(run.label)} …", end="\n")
+                bars.print(f"{place + 1} of {len(numbered)}: {escape(run.label)} …")
 
                 def show(done: int, of: TaskID = rounds, run: PlannedRun = run) -> None:
                     bars.update(of, completed=done)
