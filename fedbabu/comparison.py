@@ -1,6 +1,6 @@
 """What our runs have for an experiment's cells, beside what the paper prints, and who wins."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -61,32 +61,50 @@ class Entry:
 
 
 def entries(experiment: Experiment) -> list[Entry]:
-    """What there is for every cell, in the order of the experiment."""
-    return [entry for cell in experiment.cells for entry in _entries(experiment, cell)]
+    """What there is for every cell, in the order of the experiment; a cell without a run has entries without a mean."""
+    runs_of = [_newest(experiment, cell) for cell in experiment.cells]
+    measured = [
+        {run: run.accuracies(_epochs(cell)) for run in runs}
+        for cell, runs in zip(experiment.cells, runs_of, strict=True)
+    ]
+    metrics = list(dict.fromkeys(metric for runs in measured for metrics in runs.values() for metric in metrics))
+    return [
+        _entry(experiment, cell, metric, accuracies)
+        for cell, accuracies in zip(experiment.cells, measured, strict=True)
+        for metric in ([cell.metric] if cell.metric else metrics or ["personalized"])
+    ]
 
 
-def _entries(experiment: Experiment, cell: Cell) -> Iterator[Entry]:
-    """One for the cell's metric, or one for each that its runs have."""
-    newest = {run.config["seed"]: run for run in experiment.runs_of(cell.config) if run.finished}
-    runs = list(newest.values())
-    epochs = cell.config["num-finetune-epochs"] if by_epoch(cell.config) else None
-    measured = [run.accuracies(epochs) for run in runs]
+def _newest(experiment: Experiment, cell: Cell) -> list[RunFolder]:
+    """The newest finished run of every seed."""
+    runs = [run for run in experiment.runs_of(cell.config) if run.finished]
+    return list({run.config["seed"]: run.folder for run in runs}.values())
+
+
+def _epochs(cell: Cell) -> int | None:
+    """The epochs of fine-tuning after which a cell's accuracy counts; None for all of its runs'."""
+    return cell.config["num-finetune-epochs"] if by_epoch(cell.config) else None
+
+
+def _entry(
+    experiment: Experiment, cell: Cell, metric: str, accuracies: Mapping[RunFolder, Mapping[str, np.ndarray]]
+) -> Entry:
+    runs = [run for run, measured in accuracies.items() if metric in measured]
+    values = [accuracies[run][metric] for run in runs]
+    means = [float(np.nanmean(each)) for each in values]
     table = experiment.table
     printed = cell.printed if table and all(is_dataset(table, run.dataset) for run in runs) else None
-    for metric in [cell.metric] if cell.metric else list(dict.fromkeys(name for each in measured for name in each)):
-        values = [each[metric] for each in measured if metric in each]
-        means = [float(np.nanmean(each)) for each in values]
-        yield Entry(
-            of={**cell.of, "metric": metric},
-            mean=float(np.mean(means)) if means else None,
-            std=float(np.mean([np.nanstd(each) for each in values])) if means else 0.0,
-            spread=float(np.std(means, ddof=1)) if len(means) > 1 else 0.0,
-            runs=runs,
-            partial=any(run.summary.get("missing") for run in runs),
-            paper_mean=printed.mean if printed else None,
-            paper_std=printed.std if printed else 0.0,
-            num_clients=cell.config["num-clients"],
-        )
+    return Entry(
+        of={**cell.of, "metric": metric},
+        mean=float(np.mean(means)) if means else None,
+        std=float(np.mean([np.nanstd(each) for each in values])) if means else 0.0,
+        spread=float(np.std(means, ddof=1)) if len(means) > 1 else 0.0,
+        runs=runs,
+        partial=any(run.summary.get("missing") for run in runs),
+        paper_mean=printed.mean if printed else None,
+        paper_std=printed.std if printed else 0.0,
+        num_clients=cell.config["num-clients"],
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A cell is one number of a table: a run configuration and, if it is the paper's, 
 
 import os
 import re
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,13 +14,16 @@ from typing import Any
 
 from fedbabu import paper
 from fedbabu.algorithms import ALGORITHMS
+from fedbabu.checkpoints import Checkpoints
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.errors import ConfigError
+from fedbabu.data.known import KNOWN_DATASETS
+from fedbabu.errors import ConfigError, RunError
 from fedbabu.paper import SYMBOLS, PaperCell
 from fedbabu.results import RunFolder, all_runs
 from fedbabu.setting import agree, covers, setting
 
 CONF = Path(__file__).parents[1] / "conf"
+MAX_NAME = 120  # characters of a file's name, but for its ending
 
 # Short names of run-config keys under `cells`, as the paper has them; others are as in the run config.
 AXES = {
@@ -39,7 +43,7 @@ class Cell:
 
     Attributes:
         of: the run-config keys in which the experiment's cells differ, and their values.
-        config: the whole run configuration, under Flower's key names; the seed is the experiment's first.
+        config: the whole run configuration, under Flower's key names, but for the seed.
         metric: as in summary.json; None for all that a run measures.
         printed: what the paper prints for it; None if this is not its setting.
     """
@@ -60,6 +64,35 @@ class Cell:
         """What tells it from other cells, in a line: "fedbabu, s = 2, f = 0.1"."""
         told = [f"{SYMBOLS.get(key, key)} = {value}" for key, value in self.of.items() if key != "algorithm"]
         return ", ".join([self.config["algorithm"], *told])
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run folder that was read: its whole configuration, empty if it is no run of this app, or is damaged."""
+
+    folder: RunFolder
+    config: Mapping[str, Any]
+    finished: bool
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> "KnownRun":
+        """Read all that is needed of it."""
+        folder, finished = RunFolder(folder.path), folder.finished
+        try:
+            config = folder.complete_config
+            if not {"name", "num-classes", "num-train-examples"} <= folder.dataset.keys():
+                raise ValueError("the dataset is not told")
+            if finished:
+                folder.accuracies()
+                sum(record["train-seconds"] * record["num-examples"] for record in folder.rounds)
+                sum(client["num-test-examples"] for client in folder.clients)
+                folder.summary.get("missing")
+            else:
+                RunFolder.resumable(str(folder.path))
+                Checkpoints(folder.path).usable()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RunError):
+            return cls(folder, {}, finished)
+        return cls(folder, config, finished)
 
 
 @dataclass(frozen=True)
@@ -85,7 +118,7 @@ class Experiment:
     federation: Mapping[str, Any]
     results: Path
     places: Mapping[str, str]
-    _known: dict[Path, RunFolder] = field(default_factory=dict, repr=False)  # what was read of run folders before
+    _known: dict[Path, KnownRun] = field(default_factory=dict, repr=False)
 
     @classmethod
     def compose(cls, overrides: Sequence[str]) -> "Experiment":
@@ -94,20 +127,29 @@ class Experiment:
         Raises:
             ConfigError: if there is no such experiment, key, value or cell.
         """
-        composed = [_compose(single) for single in _each(overrides)]
+        combinations, given = _each(overrides)
+        composed = [_compose(single) for single in combinations]
         first = composed[0]
-        for key in ("title", "table", "federation", "results-dir", "data"):
-            if any(config[key] != first[key] for config in composed):
-                raise ConfigError(f"An experiment has one {key}, but several were asked for: take one after the other.")
-        seeds = list(dict.fromkeys(seed for config in composed for seed in _listed(config["seeds"])))
-        given = {each.split("=")[0] for each in overrides}
+        for key in ("experiment", "federation", "results-dir", "data"):
+            told = [{**config, "experiment": config["choices"].get("experiment")}[key] for config in composed]
+            if any(each != told[0] for each in told):
+                raise ConfigError(f"A sweep has one {key}, but several were asked for: take one after the other.")
         varied = [key for key in first["run"] if any(config["run"][key] != first["run"][key] for config in composed)]
-        cells = [cell for config in composed for cell in _cells(config, given, varied)]
+        if any(config["total-epochs"] != first["total-epochs"] for config in composed):
+            varied.append("num-server-rounds")
+        cells: list[Cell] = []
+        for cell in (cell for config in composed for cell in _cells(config, given, varied)):
+            if cell not in cells:  # the same for several seeds
+                cells.append(cell)
+        seeds = list(dict.fromkeys(seed for config in composed for seed in _listed(config["seeds"])))
         for cell, seed in product(cells, seeds):
             start = {"initial-model": "its run"} if cell.continues else {}
             RunConfig.from_flower(dict(cell.config) | start | {"seed": seed})
+        narrowing = [
+            each for each in overrides if not each.startswith(("experiment=", "results-dir=", "data.", "seeds="))
+        ]
         return cls(
-            name=first["choices"].get("experiment") or "sweep",
+            name=_file_name([first["choices"].get("experiment") or "sweep", *narrowing]),
             title=first["title"],
             table=paper.tables()[first["table"]] if first["table"] else None,
             cells=cells,
@@ -118,53 +160,74 @@ class Experiment:
         )
 
     def data_name(self, config: Mapping[str, Any]) -> str:
-        """The name of a configuration's dataset if `data` says where it is, else what the run config says."""
+        """The name of a configuration's dataset, if it is a known one that `data` places; else as it is given."""
         return _name(config["dataset"], self.places)
 
-    def runs_of(self, config: Mapping[str, Any]) -> list[RunFolder]:
-        """The runs, of any seed, that have a configuration's numbers, finished or not, oldest first.
+    def runs_of(self, config: Mapping[str, Any]) -> list[KnownRun]:
+        """The runs, of any seed, that have a configuration's numbers, finished or not, oldest first."""
+        return [run for run in self.known_runs() if covers(run.config, config) and self._same_conditions(run, config)]
 
-        Of an experiment that is no table, they also have accuracies on the way as often as it says.
-        """
-        runs = [self._known.setdefault(run.path, run) for run in all_runs(self.results)]
-        return [
-            run
-            for run in runs
-            if covers(run.config, config)
-            and (self.data_name(config) == run.dataset["name"] or config["dataset"] == run.config["dataset"])
-            and (self.table or run.config["evaluate-every"] == config["evaluate-every"])
-        ]
+    def known_runs(self) -> list[KnownRun]:
+        """The runs in the results folder that can be read; what is no run of this app counts for nothing."""
+        for folder in all_runs(self.results):
+            known = self._known.get(folder.path)
+            if known is None or (known.folder.finished and not known.finished):
+                self._known[folder.path] = KnownRun.read(folder)
+        return [known for path in sorted(self._known) if (known := self._known[path]).config]
+
+    def _same_conditions(self, run: KnownRun, config: Mapping[str, Any]) -> bool:
+        """Whether a run has a configuration's data, and, but for tables, accuracies on the way as often."""
+        name, data = self.data_name(config), run.folder.dataset
+        same = _place(run.config["dataset"]) == _place(config["dataset"])
+        if not same and name == data["name"]:  # a copy from elsewhere; a part of it goes by the same name
+            same = not (self.table and self.table["dataset"]["name"] == name) or paper.is_dataset(self.table, data)
+        known = KNOWN_DATASETS.get(data["name"])
+        for key, own in (
+            ("image-column", known and known.image_column),
+            ("label-column", known and known.label_column),
+        ):
+            same = same and (run.config[key] or own) == (config[key] or own)
+        return same and (self.table is not None or run.config["evaluate-every"] == config["evaluate-every"])
 
 
-def _each(overrides: Sequence[str]) -> Iterator[list[str]]:
+def _each(overrides: Sequence[str]) -> tuple[list[list[str]], set[str]]:
     """Overrides with one value for each key, for all combinations of values: `a=1,2` is `a=1` and `a=2`.
+
+    Returns:
+        The combinations, and the keys that the overrides name.
 
     Raises:
         ConfigError: if one cannot be read.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except OverrideParseException as error:
-        raise ConfigError(
-            f"'{error.override}' is no override: it must be like cells.s=2 or algorithm=fedbabu."
-        ) from error
-    choices = [
-        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [override.input_line or ""]
-        for override in parsed
-    ]
-    return (list(chosen) for chosen in product(*choices))
+    choices = []
+    keys = set()
+    for text in overrides:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([text])
+            choices.append(
+                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+                if override.is_sweep_override()
+                else [text]
+            )
+        except (HydraException, ValueError) as error:
+            raise ConfigError(
+                f"'{text}' is no override: it must be like cells.s=2 or algorithm=fedbabu,fedavg, with quotes around a "
+                "value that has more than letters, digits and .-_/ in it: \"results-dir='/a b'\"."
+            ) from error
+        keys.add(override.key_or_group)
+        if override.key_or_group in ("run", "cells", "data", "federation") and isinstance(override.value(), dict):
+            raise ConfigError(f"'{text}' gives several keys: give each on its own, like run.momentum=0.5.")
+    return [list(chosen) for chosen in product(*choices)], keys
 
 
 def _compose(overrides: list[str]) -> dict[str, Any]:
     """One composition, as plain dicts and lists, with the chosen option of each group under "choices".
 
     Raises:
-        ConfigError: if there is no such key or option.
+        ConfigError: if there is no such key or option, or one has another type.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -182,8 +245,7 @@ def _compose(overrides: list[str]) -> dict[str, Any]:
             OmegaConf.set_struct(config, False)
             del config["hydra"]  # which only Hydra's own launcher can resolve
             composed: Any = OmegaConf.to_container(config, resolve=True)
-            return composed | {"choices": choices}
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         if missing := re.match(r"Could not override '([^']*)'", str(error)):
             raise ConfigError(
                 f"There is no key {missing[1]} to override: conf/config.yaml and the experiment's own file have all "
@@ -191,6 +253,55 @@ def _compose(overrides: list[str]) -> dict[str, Any]:
             ) from error
         said = str(error).split("Config search path")[0].removeprefix("In 'config': ")
         raise ConfigError(" ".join(said.split()) + ".") from error
+    _check(composed)
+    return composed | {"choices": choices}
+
+
+def _check(composed: Mapping[str, Any]) -> None:
+    """Check what Hydra does not know of.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+
+    def check(key: str, value: Any, fine: bool, allowed: str) -> None:
+        if not fine:
+            raise ConfigError(f"{key} = {value!r} is not allowed: it must be {allowed}.")
+
+    def is_number(value: Any, low: int) -> bool:
+        return type(value) is int and value >= low
+
+    total, table = composed["total-epochs"], composed["table"]
+    check("title", composed["title"], isinstance(composed["title"], str), "text")
+    check("table", table, table is None or table in paper.tables(), "null or a number from 1 to 25")
+    check("total-epochs", total, total is None or is_number(total, 1), "null or an integer of at least 1")
+    seeds = _listed(composed["seeds"])
+    check("seeds", seeds, bool(seeds) and all(is_number(seed, 0) for seed in seeds), "a list of integers from 0 on")
+    for key in ("run", "cells", "data", "federation"):
+        check(key, composed[key], isinstance(composed[key], dict), "left alone; its keys can be given")
+    for key, value in composed["data"].items():
+        check(f"data.{key}", value, isinstance(value, str), "a name or path")
+    for key, value in composed["cells"].items():
+        check(f"cells.{key}", value, value != [], "a value or several")
+    defaults = default_run_config()
+    for key in defaults:
+        check(f"run.{key}", None, key in composed["run"], "there")
+    for key, instead in (
+        ("seed", "seeds=[1,2]"),
+        ("results-dir", "results-dir=…"),
+        ("resume", "the same command again"),
+    ):
+        if composed["run"][key] != defaults[key] or key in composed["cells"]:
+            raise ConfigError(f"{key} is not for a single run of a sweep: give {instead}.")
+    federation = composed["federation"]
+    nodes, cpus, gpus = (
+        federation.get(key) for key in ("num-supernodes", "client-resources-num-cpus", "client-resources-num-gpus")
+    )
+    check("federation.num-supernodes", nodes, nodes in ("auto", "clients") or is_number(nodes, 1),
+          "auto, clients or an integer of at least 1")  # fmt: skip
+    check("federation.client-resources-num-cpus", cpus, is_number(cpus, 1), "an integer of at least 1")
+    check("federation.client-resources-num-gpus", gpus, gpus == "auto" or (type(gpus) in (int, float) and gpus >= 0),
+          "auto or a number of at least 0")  # fmt: skip
 
 
 def _cells(composed: Mapping[str, Any], given: Collection[str], varied: Collection[str]) -> Iterator[Cell]:
@@ -213,15 +324,18 @@ def _cells(composed: Mapping[str, Any], given: Collection[str], varied: Collecti
             )
     if composed["table"] is None:
         for chosen in product(*axes.values()):
-            of = {key: composed["run"][key] for key in varied}
+            of: dict[str, Any] = {}
             for key, value in zip(axes, chosen, strict=True):
                 of |= {_key(name): one for name, one in value.items()} if isinstance(value, dict) else {key: value}
-            yield Cell(of, _run_config(composed, of, given))
+            config = _run_config(composed, of, given)
+            yield Cell({key: config[key] for key in varied} | of, config)
         return
     table = paper.tables()[composed["table"]]
     cells = list(paper.cells(composed["table"]))
     for key, values in axes.items():
         printed = list(dict.fromkeys(cell.of[key] for cell in cells if key in cell.of))
+        if not printed:
+            raise ConfigError(f"Table {composed['table']} does not vary {key}: give run.{key}.")
         if unknown := [value for value in values if value not in printed]:
             raise ConfigError(
                 f"Table {composed['table']} has no cell with {key} = {unknown[0]}: it has "
@@ -233,7 +347,7 @@ def _cells(composed: Mapping[str, Any], given: Collection[str], varied: Collecti
             told = setting(paper.run_config(table, cell.of))
             data = _name(config["dataset"], composed["data"])
             same = data == table["dataset"]["name"] and agree(told, setting(config))
-            of = {key: composed["run"][key] for key in varied} | dict(cell.of)
+            of = {key: config[key] for key in varied} | dict(cell.of)
             yield Cell(of, config, cell.metric, cell if same else None)
 
 
@@ -243,7 +357,7 @@ def _run_config(composed: Mapping[str, Any], of: Mapping[str, Any], given: Colle
     Raises:
         ConfigError: if total-epochs are no whole number of rounds.
     """
-    config = composed["run"] | of | {"seed": _listed(composed["seeds"])[0]}
+    config = composed["run"] | of | {"results-dir": composed["results-dir"]}
     total, epochs = composed["total-epochs"], config["num-local-epochs"]
     if total and "run.num-server-rounds" not in given:
         if type(epochs) is not int or epochs < 1 or total % epochs:
@@ -253,7 +367,15 @@ def _run_config(composed: Mapping[str, Any], of: Mapping[str, Any], given: Colle
 
 
 def _name(dataset: str, places: Mapping[str, str]) -> str:
-    return next((name for name, place in places.items() if place == dataset), dataset)
+    if dataset in KNOWN_DATASETS:
+        return dataset
+    return next((name for name, place in places.items() if _place(place) == _place(dataset)), dataset)
+
+
+def _place(dataset: str) -> str:
+    """A dataset's name, or the absolute path of its folder."""
+    path = Path(dataset).expanduser()
+    return os.path.abspath(path) if path.is_dir() else dataset.rstrip("/")
 
 
 def _listed(values: Any) -> list[Any]:
@@ -263,3 +385,9 @@ def _listed(values: Any) -> list[Any]:
 def _key(axis: str) -> str:
     """The run-config key of an axis."""
     return AXES.get(axis, axis)
+
+
+def _file_name(parts: Sequence[str]) -> str:
+    """A file name that tells an experiment and how it was narrowed or changed."""
+    name = re.sub(r"[^\w.=,+-]+", "_", "-".join(parts))
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}-{zlib.crc32(name.encode()):08x}"

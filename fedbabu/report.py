@@ -21,7 +21,7 @@ from fedbabu.experiment import Experiment
 from fedbabu.paper import SYMBOLS
 from fedbabu.plots import ours_and_the_papers, save_figure
 from fedbabu.progress import TITLES
-from fedbabu.results import RunFolder, finished_runs
+from fedbabu.results import RunFolder
 from fedbabu.storage import write_whole
 
 FILE_WIDTH = 1000  # of a line, where it is not shown on a terminal
@@ -71,7 +71,8 @@ def _shown(key: str, value: Any) -> str:
 
 def terminal() -> Console:
     """Where a sweep and a report are shown: as wide as the terminal, or as they need where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def write_report(experiment: Experiment, width: int) -> RenderableType:
@@ -93,12 +94,13 @@ def write_report(experiment: Experiment, width: int) -> RenderableType:
         return f"{experiment.name}.{ending}"
 
     if sizes := table.get("sizes"):
-        rows = _composition(sizes, finished_runs(experiment.results))
+        rows = _composition(sizes, [run.folder for run in experiment.known_runs() if run.finished])
         written = [write("md", f"# {title}\n\n{_markdown_table(rows)}\n"), write("csv", _csv(rows))]
         return Group(_plain(title, rows), f"Written to {folder}: {', '.join(written)}")
     found = entries(experiment)
     layout = Layout.of(found, *_keys(experiment, found))
     notes = _notes(found, claims(found, table.get("compares", [])))
+    notes += [table["note"]] if "note" in table else []
     if table and any(cell.printed is None for cell in experiment.cells):
         notes.append("The paper's numbers are of another setting than these cells.")
     written = [write("md", _markdown(title, layout, notes)), write("csv", _csv(_records(found)))]

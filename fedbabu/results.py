@@ -32,16 +32,21 @@ from torch import Tensor
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.checkpoints import Checkpoint, Checkpoints
-from fedbabu.config import RunConfig
+from fedbabu.config import RunConfig, default_run_config
 from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
-from fedbabu.paper import find_cells
+from fedbabu.paper import PROTOCOL, find_cells
 from fedbabu.setting import agree, relevant
 from fedbabu.storage import load_state, remove_unfinished, save_state, write_whole
 
 PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "numpy")
 MODEL_FILE = "model.safetensors"
+# Without which a run configuration is none: they are as old as the app, and have no value that goes without saying.
+OLDEST_KEYS = (
+    "algorithm", "model-name", "dataset", "num-clients", "shards-per-client", "fraction-train", "num-server-rounds",
+    "num-local-epochs", "num-finetune-epochs", "seed",
+)  # fmt: skip
 APART = ("algorithm", "initial-model")  # in which runs that are compared may differ
 
 Record = dict[str, Any]
@@ -246,6 +251,17 @@ class RunFolder:
     def run_id(self) -> str:
         """What tells this run from others of the same name."""
         return self._recorded["run-id"]
+
+    @property
+    def complete_config(self) -> Record:
+        """The run config with what keys that are newer than the run meant for it.
+
+        Raises:
+            ConfigError: if that is no run configuration.
+            OSError, ValueError, KeyError, TypeError: if config.json is not as this app writes it.
+        """
+        recorded = {key: self.config[key] for key in OLDEST_KEYS} | self.config
+        return RunConfig.from_flower(default_run_config() | PROTOCOL | recorded).to_flower()
 
     @property
     def finished(self) -> bool:

@@ -29,7 +29,7 @@ def setting(run_config: Mapping[str, Any]) -> dict[str, Any]:
     """What the numbers of a run depend on, but for its data and its seed; equal for runs that should agree.
 
     Args:
-        run_config: under Flower's key names; keys of a later version than the run may be missing.
+        run_config: a whole one, under Flower's key names.
     """
     algorithm = ALGORITHMS[run_config["algorithm"]]
     result = relevant(run_config)
@@ -41,9 +41,14 @@ def setting(run_config: Mapping[str, Any]) -> dict[str, Any]:
         result["finetune-part"] = "full"
     if algorithm.continues:  # from a run of the same setting, wherever that is
         result.pop("initial-model", None)
-    if not algorithm.shares:  # every client trains all epochs alone, however they are dealt to rounds
-        result["num-local-epochs"] *= result.pop("num-server-rounds")
+    if not algorithm.shares:  # every client trains all epochs alone, and so does any fraction of them
         result.pop("fraction-train")
+        if result["num-server-rounds"] % 4 == 0:  # then the learning rate falls after the same epochs, too
+            result["num-local-epochs"] *= result.pop("num-server-rounds")
+    elif result["fraction-train"] == 0:  # the server's rounds are epochs
+        result.pop("num-local-epochs", None)
+    if not algorithm.personalizes and not result.get("finetune-part"):
+        result.pop("num-finetune-epochs")
     return result
 
 
@@ -60,10 +65,13 @@ def covers(run_config: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """
     if run_config["algorithm"] != asked["algorithm"]:
         return False
+    continues = ALGORITHMS[asked["algorithm"]].continues
+    if continues and run_config["initial-model"].endswith(".safetensors"):  # of any setting
+        return False
     one, two = setting(run_config), setting(asked)
     if by_epoch(asked) and one["num-finetune-epochs"] >= two["num-finetune-epochs"]:
-        del one["num-finetune-epochs"]
-    return agree(one, two)
+        one["num-finetune-epochs"] = two["num-finetune-epochs"]
+    return one == two
 
 
 def by_epoch(run_config: Mapping[str, Any]) -> bool:

@@ -55,7 +55,7 @@ def _num_examples(run: RunFolder) -> tuple[int, int]:
 @cache
 def _measured(run: RunFolder) -> float:
     """The images per second that a run trained; 0 if it does not tell."""
-    cost = Cost(RunConfig.from_flower(default_run_config() | run.config), run.dataset["num-train-examples"], 0)
+    cost = Cost(RunConfig.from_flower(run.complete_config), run.dataset["num-train-examples"], 0)
     rounds = run.rounds
     images = sum(cost.training(record["round"], record["num-examples"]) for record in rounds)
     seconds = sum(record["train-seconds"] for record in rounds)

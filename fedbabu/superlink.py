@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
     from the user's own.
 
     Args:
-        folder: for its files and log; one SuperLink at a time. One that a killed process has left there is stopped.
+        folder: for its log and a lock; one SuperLink at a time. One that a killed process has left there is stopped.
 
     Yields:
         The environment variables with which `flwr` uses it, and its process.
@@ -43,12 +44,13 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
         lock.acquire()
     except Timeout as error:
         raise ConfigError(f"Another process has a SuperLink in {folder}: wait for it, or stop it.") from error
-    with lock:
+    # Flower keeps the app there, too: in a folder within the project, it would pack that into the app the next time.
+    with lock, tempfile.TemporaryDirectory(prefix="fedbabu-flwr-", ignore_cleanup_errors=True) as home:
         note = folder / "superlink.json"
         _stop_left_over(note)
         control, http = _free_ports(2)
         environment = os.environ | {
-            "FLWR_HOME": str(folder),
+            "FLWR_HOME": home,
             "FLWR_LOCAL_CONTROL_API_PORT": str(control),
             "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -61,7 +63,7 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
         with (folder / "superlink.log").open("w") as log:
             # In a session of its own, so that Ctrl-C reaches this process alone, which then stops it.
             process = psutil.Popen(
-                command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         try:
@@ -87,7 +89,7 @@ def stop(process: psutil.Process) -> None:
 
 def _stop_left_over(note: Path) -> None:
     """Stop the SuperLink of a process that was killed."""
-    with suppress(OSError, ValueError, psutil.NoSuchProcess):
+    with suppress(OSError, ValueError, TypeError, psutil.NoSuchProcess):
         pid, created = json.loads(note.read_text())
         process = psutil.Process(pid)
         if process.create_time() == created:  # another process may have its number now

@@ -19,7 +19,6 @@ from typing import Any
 import psutil
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
@@ -28,7 +27,7 @@ from fedbabu.errors import ConfigError, RunError
 from fedbabu.experiment import Cell, Experiment
 from fedbabu.progress import TITLES, duration
 from fedbabu.report import terminal, write_report
-from fedbabu.results import RunFolder, finished_runs
+from fedbabu.results import RunFolder
 from fedbabu.setting import by_epoch, setting
 from fedbabu.speed import seconds_of
 from fedbabu.superlink import local_superlink, stop
@@ -63,7 +62,8 @@ class PlannedRun:
     def folder(self) -> RunFolder | None:
         """The newest folder of this run, a finished one if there is any."""
         found = [run for run in self.experiment.runs_of(self.config) if run.config["seed"] == self.config["seed"]]
-        return max(found, key=lambda run: (run.finished, run.path.name), default=None)
+        newest = max(found, key=lambda run: (run.finished, run.folder.path.name), default=None)
+        return newest.folder if newest else None
 
     @cached_property
     def num_rounds(self) -> int:
@@ -81,8 +81,10 @@ def plan(experiment: Experiment) -> list[PlannedRun]:
     runs: dict[str, PlannedRun] = {}
 
     def planned(config: dict[str, Any], continues: str | None) -> PlannedRun:
-        told = setting(config) | {key: config[key] for key in ("dataset", "seed", "evaluate-every")}
+        told = setting(config) | {key: config[key] for key in ("dataset", "image-column", "label-column", "seed")}
         longest = by_epoch(config) and told.pop("num-finetune-epochs")
+        if not experiment.table:  # whose accuracies on the way count
+            told["evaluate-every"] = config["evaluate-every"]
         key = json.dumps(told, sort_keys=True)
         if key not in runs:
             start = planned(config | {"algorithm": continues, "initial-model": ""}, None) if continues else None
@@ -126,7 +128,7 @@ class Sweep:
         self.console = console
         self.runs = plan(experiment)
         self.failed: dict[int, str] = {}  # why, by the run's place in `runs`
-        finished = finished_runs(experiment.results)
+        finished = [run.folder for run in experiment.known_runs() if run.finished]
 
         def seconds(run: PlannedRun) -> float | None:
             num_nodes = self._federation(run)["num-supernodes"]
@@ -174,7 +176,8 @@ class Sweep:
         if not numbered:
             return
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
         )  # fmt: skip
         with (
             local_superlink(self.experiment.results / ".sweep") as (environment, _),
@@ -183,8 +186,8 @@ class Sweep:
             pace = Pace([self.seconds[number] for number, _ in numbered])
             whole = bars.add_task("runs", total=len(numbered), left="")
             for place, (number, run) in enumerate(numbered):
-                rounds = bars.add_task(escape(run.label), total=run.num_rounds, left="")
-                bars.print(f"{place + 1} of {len(numbered)}: {escape(run.label)} …")
+                rounds = bars.add_task(run.label, total=run.num_rounds, left="")
+                bars.print(f"{place + 1} of {len(numbered)}: {run.label} …")
 
                 def show(done: int, of: TaskID = rounds, run: PlannedRun = run) -> None:
                     bars.update(of, completed=done)
@@ -198,14 +201,14 @@ class Sweep:
 
     def _outcome(self, number: int, run: PlannedRun) -> str:
         if number in self.failed:
-            return f"[red]failed:[/red] {escape(self.failed[number])}"
+            return f"failed: {self.failed[number]}"
         folder = run.folder()
         assert folder is not None
         accuracy = ", ".join(
             f"{TITLES[metric].lower()} {of['mean']:.2f} ± {of['std']:.2f}"
             for metric, of in folder.summary["accuracy"].items()
         )
-        return escape(f"{accuracy} %, {duration(folder.summary['seconds'])}")
+        return f"{accuracy} %, {duration(folder.summary['seconds'])}"
 
     def _do(self, number: int, run: PlannedRun, environment: Mapping[str, str], show: Callable[[int], None]) -> None:
         """Do one run, or go on with it; why it failed, if it did, goes to `failed`."""
@@ -214,6 +217,8 @@ class Sweep:
             self.failed[number] = f"it starts from the run '{run.start.label}', which failed"
             return
         begun = run.folder()
+        if begun and begun.finished:  # meanwhile, by another run
+            return
         if begun:
             given = {key: run.config[key] for key in FAULT_KEYS} | {"resume": str(begun.path)}
             if run.config["dataset"] != default_run_config()["dataset"]:
@@ -222,7 +227,9 @@ class Sweep:
             given = run.config | ({"initial-model": str(start.path)} if start else {})
         folder = self.experiment.results / ".sweep"
         run_config, log = folder / "run-config.toml", folder / f"{self.experiment.name}-{number + 1}.log"
-        run_config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items()), "utf-8")
+        run_config.write_text(
+            "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in given.items()), "utf-8"
+        )
         federation = " ".join(f"{key}={value}" for key, value in self._federation(run).items())
         command = [
             "flwr", "run", str(PROJECT), "--stream", "--federation-config", federation, "--run-config", str(run_config),
@@ -269,7 +276,7 @@ def _reason(log: Path) -> str:
     """The sentence with which a run failed."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
     errors = re.findall(r"^ERROR *:(?! *Exit Code) *(.*)$", text, flags=re.MULTILINE)
-    lines = errors or [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    lines = errors or [said for line in text.splitlines() if (said := line.strip(" │╭╮╰╯─"))] or ["it said nothing"]
     return lines[-1].strip()
 
 
@@ -290,7 +297,7 @@ def main(arguments: Sequence[str]) -> int:
         sweep = Sweep(Experiment.compose(given.overrides), console)
         if given.dry_run:
             console.print(sweep.listing())
-        console.print(escape(sweep.summary()))
+        console.print(sweep.summary())
         if given.dry_run:
             return 0
         sweep.run()
@@ -305,7 +312,7 @@ def main(arguments: Sequence[str]) -> int:
         print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
         return 130
     for number, reason in sweep.failed.items():
-        console.print(f"[red]Failed:[/red] {escape(sweep.runs[number].label)}: {escape(reason)}")
+        console.print(f"Failed: {sweep.runs[number].label}: {reason}", style="red")
     return 1 if sweep.failed else 0
 
 

@@ -119,7 +119,30 @@ def test_a_cell_in_another_setting_is_not_the_papers():
             ["experiment=table13", "run.num-local-epochs=1"],
             "the cells of this experiment differ in it: give cells.tau.",
         ),
-        (["experiment=table12,table13"], "An experiment has one title, but several were asked for"),
+        (["experiment=table12,table13"], "A sweep has one experiment, but several were asked for"),
+        (["experiment=figure02,figure06"], "A sweep has one experiment, but several were asked for"),
+        (["run.seed=7"], "seed is not for a single run of a sweep: give seeds=[1,2]."),
+        (["+cells.seed=[1,2]"], "seed is not for a single run of a sweep"),
+        (["run.results-dir=/x"], "results-dir is not for a single run of a sweep"),
+        (["run.resume=/x"], "resume is not for a single run of a sweep"),
+        (["run={num-server-rounds:8}"], "gives several keys: give each on its own"),
+        (
+            ["experiment=table13", "++run.shards-per-client=5"],
+            "the cells of this experiment differ in it: give cells.s.",
+        ),
+        (["experiment=table13", "+cells.momentum=0.9"], "Table 13 does not vary momentum: give run.momentum."),
+        (["experiment=table13", "cells.s=[]"], "cells.s = [] is not allowed: it must be a value or several."),
+        (["seeds=[]"], "seeds = [] is not allowed"),
+        (["cells=null"], "cells = None is not allowed"),
+        (["run=null"], "run = None is not allowed"),
+        (["~run.algorithm"], "run.algorithm = None is not allowed: it must be there."),
+        (["table=99"], "table = 99 is not allowed: it must be null or a number from 1 to 25."),
+        (["total-epochs=abc"], "total-epochs = 'abc' is not allowed"),
+        (["results-dir=5"], "results-dir = 5 is not allowed"),
+        (["results-dir='~nouser/x'"], "results-dir = '~nouser/x' is not allowed"),
+        (["algorithm=glob(fed*)"], "is no override"),
+        (["federation.client-resources-num-cpus=0"], "client-resources-num-cpus = 0 is not allowed"),
+        (["federation.num-supernodes=abc"], "num-supernodes = 'abc' is not allowed"),
         (["experiment=table13", "total-epochs=7"], "total-epochs = 7 is no multiple of num-local-epochs = 4"),
         (["table13"], "'table13' is no override: it must be like cells.s=2"),
         (["cells.s=[2"], "'cells.s=[2' is no override"),
@@ -227,7 +250,7 @@ def test_a_report_has_ours_beside_the_papers(folders, capsys):
     folders("c-babu-again", one_cell("fedbabu"), ramp(89.0), seed=7)
     folders("d-avg", one_cell("fedavg"), ramp(80.0))
     folders("e-of-another-setting", [*one_cell("fedper"), "run.momentum=0.5"], ramp(70.0))
-    folders("f-unfinished", one_cell("fedrep"), ramp(70.0)).path.joinpath("summary.json").unlink()
+    (folders("f-unfinished", one_cell("fedrep"), ramp(70.0)).path / "summary.json").unlink()
     overrides = [*TABLE13, f"results-dir={folders.results}"]
     found = {entry.of["algorithm"]: entry for entry in entries(Experiment.compose(overrides))}
     babu, avg = found["fedbabu"], found["fedavg"]
@@ -241,15 +264,16 @@ def test_a_report_has_ours_beside_the_papers(folders, capsys):
         "fedper", "lg-fedavg", "fedrep", "per-fedavg", "ditto", "local-only",
     ]  # fmt: skip
     assert report(overrides) == 0
+    name = "table13-cells.s=2-cells.f=0.1-cells.tau=4"
     shown = capsys.readouterr().out
     for text in ("88.50 ± 5.00", "87.85 ± 8.57", "+0.65", "-5.94 !", "2 of 8 cells have runs, of 1 to 2 seeds."):
         assert text in shown
     assert "1 of 2 differ (!)" in " ".join(shown.split())
-    assert (folders.results / "reports" / "table13.png").read_bytes().startswith(b"\x89PNG")
-    markdown = (folders.results / "reports" / "table13.md").read_text()
+    assert (folders.results / "reports" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    markdown = (folders.results / "reports" / f"{name}.md").read_text()
     assert "| 2 | 0.1 | 4 | ours<br>paper<br>difference | 88.50 ± 5.00<br>87.85 ± 8.57<br>+0.65 |" in markdown
     assert "| <br>86.84 ± 10.20<br> |" in markdown
-    with (folders.results / "reports" / "table13.csv").open() as file:
+    with (folders.results / "reports" / f"{name}.csv").open() as file:
         rows = {row["algorithm"]: row for row in csv.DictReader(file)}
     assert float(rows["fedbabu"]["mean"]) == 88.5
     assert (rows["fedbabu"]["runs"], rows["fedbabu"]["num-seeds"]) == ("a-babu c-babu-again", "2")
@@ -291,9 +315,144 @@ def test_what_trains_alone_is_one_run_for_all_f_and_tau(folders):
     assert [entry.mean for entry in found] == [90.0] * 6
 
 
+def means(*overrides):
+    return [entry.mean for entry in entries(Experiment.compose(overrides))]
+
+
+def rewrite(run, **changes):
+    """Change a run's configuration; None takes a key out."""
+    file = run.path / "config.json"
+    content = json.loads(file.read_text())
+    for key, value in changes.items():
+        content["run-config"][key.replace("_", "-")] = value
+        if value is None:
+            del content["run-config"][key.replace("_", "-")]
+    file.write_text(json.dumps(content))
+
+
+def test_what_an_older_run_does_not_say_is_not_everything(folders):
+    """Keys that came later meant what they do by default; without one of the first, a run is none."""
+    asked = ["experiment=table15", "cells.s=2", "cells.f=0.1", "cells.tau=4", "algorithm=fedbabu"]
+    run = folders("old", [*TABLE13, "algorithm=fedbabu"], ramp(88.0))
+    rewrite(run, trained_blocks=None, partition=None, server_data_fraction=None, head_init=None)
+    assert means(*asked, f"results-dir={folders.results}") == [None, None, None, 88.0]
+    rewrite(run, num_clients=None)
+    assert means(*asked, f"results-dir={folders.results}") == [None] * 4
+
+
+def test_a_part_of_the_data_is_not_the_whole(folders):
+    avg = [*TABLE13, "algorithm=fedavg"]
+    folders("a", avg, ramp(80.0))
+    part = folders("b", avg, ramp(30.0), dataset=tables()[13]["dataset"] | {"num-train-examples": 5_000})
+    rewrite(part, dataset="/data/part")
+    assert means(*avg, f"results-dir={folders.results}") == [80.0]
+    coarse = folders("c", avg, ramp(20.0))
+    rewrite(coarse, label_column="coarse_label")
+    assert means(*avg, f"results-dir={folders.results}") == [80.0]
+    (run,) = sweep.plan(Experiment.compose([*avg, f"results-dir={folders.results}"]))
+    assert run.folder().path.name == "a"
+    columns = ["dataset=cifar100", "run.label-column=fine_label,coarse_label"]
+    assert len(sweep.plan(Experiment.compose(columns))) == 2
+
+
+def test_the_same_data_may_lie_anywhere(folders, tmp_path):
+    avg = [*TABLE13, "algorithm=fedavg", f"results-dir={folders.results}"]
+    (tmp_path / "cifar").mkdir()
+    rewrite(folders("a", [*TABLE13, "algorithm=fedavg"], ramp(80.0)), dataset=str(tmp_path / "cifar"))
+    assert means(*avg) == means(*avg, f"data.cifar10={tmp_path}/cifar/") == means(*avg, "data.cifar10=/x") == [80.0]
+    (cell,) = Experiment.compose([*avg, "data.cifar10=digits"]).cells
+    assert cell.printed is None
+
+
+def test_lg_fedavg_from_any_file_is_not_the_papers(folders):
+    lg = [*TABLE13, "algorithm=lg-fedavg"]
+    run = folders("lg", lg, ramp(47.0))
+    rewrite(run, initial_model="/runs/fedavg")
+    assert means(*lg, f"results-dir={folders.results}") == [47.0]
+    rewrite(run, initial_model="/x/any.safetensors")
+    assert means(*lg, f"results-dir={folders.results}") == [None]
+
+
+def test_what_trains_alone_must_have_the_same_schedule(folders):
+    alone = ["dataset=digits", "algorithm=local-only", "run.num-clients=10"]
+    three = [*alone, "run.num-local-epochs=4", "run.num-server-rounds=3"]
+    folders("three", three, ramp(90.0), dataset={"name": "digits", "num-classes": 10, "num-train-examples": 1440})
+    twelve = [*alone, "run.num-local-epochs=1", "run.num-server-rounds=12", f"results-dir={folders.results}"]
+    assert means(*three, f"results-dir={folders.results}")[-1] == 90.0
+    assert set(means(*twelve)) == {None}
+
+
+def test_what_a_run_does_not_read_does_not_hide_it(folders):
+    folders("ditto", [*TABLE13, "algorithm=ditto", "run.num-finetune-epochs=1", "run.client-column=x"], ramp(55.0))
+    assert means(*TABLE13, "algorithm=ditto", f"results-dir={folders.results}") == [55.0]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        *(("config.json", text) for text in ("{", "{}", "[]", "null")),
+        *(("summary.json", text) for text in ("", "[]")),
+        *(("clients.jsonl", text) for text in ("", "{\n", "{}\n", None)),
+        *(("rounds.jsonl", text) for text in ("{\n", "{}\n", "1\n")),
+    ],
+)
+def test_an_odd_folder_counts_for_nothing(folders, file, text):
+    folders("good", [*TABLE13, "algorithm=fedavg"], ramp(80.0))
+    odd = folders("odd", [*TABLE13, "algorithm=fedavg"], ramp(30.0), seed=7)
+    (odd.path / file).write_text(text) if text is not None else (odd.path / file).unlink()
+    overrides = [*TABLE13, "algorithm=fedavg", f"results-dir={folders.results}"]
+    assert means(*overrides) == [80.0]
+    assert sweep.main([*overrides, "--dry-run"]) == report(overrides) == 0
+    assert report(["experiment=table08", f"results-dir={folders.results}"]) == 0
+
+
+@pytest.mark.parametrize("change", [{"algorithm": "fedfoo"}, {"partition": "foo"}, {"momentum": 2.0}, {"old_key": 1}])
+def test_a_run_of_another_version_counts_for_nothing(folders, change):
+    rewrite(folders("odd", [*TABLE13, "algorithm=fedavg"], ramp(30.0)), **change)
+    overrides = [*TABLE13, "algorithm=fedavg", f"results-dir={folders.results}"]
+    assert means(*overrides) == [None]
+    assert sweep.main([*overrides, "--dry-run"]) == 0
+
+
+def test_a_run_that_cannot_be_resumed_is_begun_anew(folders):
+    begun = folders("begun", [*TABLE13, "algorithm=fedavg"], ramp(30.0))
+    (begun.path / "summary.json").unlink()
+    (run,) = sweep.plan(Experiment.compose([*TABLE13, "algorithm=fedavg", f"results-dir={folders.results}"]))
+    assert run.folder() is None  # it has no checkpoint
+
+
+def test_several_values_of_anything_are_told_apart():
+    assert asked("total-epochs=8,16") == ["fedbabu, num-server-rounds = 2", "fedbabu, num-server-rounds = 4"]
+    assert len(asked(*TABLE13, "seeds=1,2")) == 8
+    assert asked("+cells.momentum=0.5,0.9") == ["fedbabu, m = 0.5", "fedbabu, m = 0.9"]
+
+
+def test_cells_without_runs_are_shown_blank(folders, capsys):
+    digits = {"name": "digits", "num-classes": 10, "num-train-examples": 1440}
+    own = ["dataset=digits", "run.num-clients=10"]
+    folders("avg", [*own, "algorithm=fedavg"], ramp(80.0), dataset=digits)
+    assert report([*own, "algorithm=fedavg,fedbabu", f"results-dir={folders.results}"]) == 0
+    shown = capsys.readouterr().out
+    assert "│ fedbabu" in shown
+    assert "3 of 6 cells have runs." in shown
+    assert report(["experiment=figure02", f"results-dir={folders.results}"]) == 0
+    assert "0 of 3 cells have runs." in capsys.readouterr().out
+
+
+def test_names_in_brackets_are_shown_as_they_are(folders, capsys):
+    assert sweep.main(["+cells.dataset=['/a/[/b]',digits]", "--dry-run", f"results-dir={folders.results}"]) == 0
+    assert "dataset = /a/[/b]" in capsys.readouterr().out
+
+
+def test_a_narrowed_report_does_not_overwrite_the_whole(folders):
+    report(["experiment=table13", f"results-dir={folders.results}"])
+    report([*TABLE13, f"results-dir={folders.results}"])
+    written = {path.name: len(path.read_text().splitlines()) for path in folders.results.glob("reports/*.csv")}
+    assert written == {"table13.csv": 145, "table13-cells.s=2-cells.f=0.1-cells.tau=4.csv": 9}
+
+
 def test_who_wins_line_by_line(folders):
-    means = {"fedbabu": 88.0, "fedavg": 89.0}
-    for algorithm, mean in means.items():
+    for algorithm, mean in {"fedbabu": 88.0, "fedavg": 89.0}.items():
         folders(algorithm, [*TABLE13, f"algorithm={algorithm}"], ramp(mean))
     both = [*TABLE13, "algorithm=fedbabu,fedavg", f"results-dir={folders.results}"]
     (line,) = claims(entries(Experiment.compose(both)), ["algorithm"])

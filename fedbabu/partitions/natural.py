@@ -40,7 +40,7 @@ NATURAL = Scheme(
     "natural",
     _partitioner,
     setting="natural",
-    keys=(),
+    keys=("client-column",),
     way_out="choose a client-column with more images to a value, or raise test-fraction",
     by_client=True,
 )
