@@ -132,6 +132,15 @@ class RunFolder:
                 f"The run in {self.path} is going on in another process: wait for it, or stop it."
             ) from error
 
+    @property
+    def going_on(self) -> bool:
+        """Whether a process has this run."""
+        try:
+            with self.locked():
+                return False
+        except ConfigError:
+            return True
+
     def check_federation(self, federation: Federation) -> None:
         """Make sure that a resumed run finds the clients that it began with; say if the software is another.
 

@@ -239,7 +239,7 @@ class Sweep:
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
             try:
-                while process.poll() is None:
+                while process.poll() is None or (begun and begun.going_on):  # even if its output is cut off
                     sleep(POLL_SECONDS)
                     begun = begun or run.folder()
                     show(len(begun.rounds) if begun else 0)

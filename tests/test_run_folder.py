@@ -215,3 +215,11 @@ def test_too_few_nodes_for_the_clients(run_config, monkeypatch, tmp_path):
     sentence = re.escape("7 of them (client 1 for one) are on none of the 1 connected SuperNodes")
     with pytest.raises(ConfigError, match=sentence):
         server_app.discover(grid, RunConfig.from_flower(run_config))
+
+
+def test_whether_a_run_is_going_on(finished):
+    run, _, _, _ = finished
+    assert not run.going_on
+    with run.locked():
+        assert run.going_on
+    assert not run.going_on

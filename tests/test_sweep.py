@@ -3,17 +3,20 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 from conftest import PROJECT
 from in_process import run_server
 from test_flower_kills import essence_of_results
 
+from fedbabu.errors import ConfigError
 from fedbabu.results import all_runs, finished_runs
+from fedbabu.superlink import local_superlink
 
 pytestmark = pytest.mark.slow
 REDUCED = [
@@ -41,7 +44,11 @@ def test_a_killed_sweep_goes_on_where_it_stopped_and_ends_as_an_undisturbed_one(
     while not [run for run in all_runs(results) if run.config["algorithm"] == "fedper" and len(run.rounds) > 7]:
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
+    family = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    for process in family:  # the SuperLink and all below it, too, which would go on with the run
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     killed.communicate()
     first, second = all_runs(results)
     assert first.finished
@@ -65,6 +72,25 @@ def test_a_killed_sweep_goes_on_where_it_stopped_and_ends_as_an_undisturbed_one(
 
     status, output = sweep(overrides)
     assert (status, "2 finished" in output, " of 1: " in output) == (0, True, False)
+
+
+def test_a_superlink_that_a_killed_process_left_is_stopped(tmp_path):
+    code = (
+        "import time; from pathlib import Path; from fedbabu.superlink import local_superlink\n"
+        f"with local_superlink(Path({str(tmp_path)!r})) as (_, process):\n"
+        "    print(process.pid, flush=True)\n"
+        "    time.sleep(600)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, text=True, stdout=subprocess.PIPE)
+    left = psutil.Process(int(killed.stdout.readline()))
+    with pytest.raises(ConfigError, match="Another process has a SuperLink in"), local_superlink(tmp_path):
+        pass
+    killed.kill()
+    killed.communicate()
+    assert left.is_running()
+    with local_superlink(tmp_path) as (_, process):
+        assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+    assert not process.is_running()
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
