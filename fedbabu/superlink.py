@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
                 start_new_session=True,
             )  # fmt: skip
         try:
-            note.write_text(json.dumps([process.pid, process.create_time()]))
+            note.write_text(json.dumps([process.pid, process.create_time(), home]))
             _wait_until_it_answers(process, http, folder / "superlink.log")
             yield environment, process
         finally:
@@ -90,10 +91,11 @@ def stop(process: psutil.Process) -> None:
 def _stop_left_over(note: Path) -> None:
     """Stop the SuperLink of a process that was killed."""
     with suppress(OSError, ValueError, TypeError, psutil.NoSuchProcess):
-        pid, created = json.loads(note.read_text())
+        pid, created, home = json.loads(note.read_text())
         process = psutil.Process(pid)
         if process.create_time() == created:  # another process may have its number now
             stop(process)
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _wait_until_it_answers(process: psutil.Popen, port: int, log: Path) -> None:

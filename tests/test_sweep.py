@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -72,6 +73,23 @@ def test_a_killed_sweep_goes_on_where_it_stopped_and_ends_as_an_undisturbed_one(
 
     status, output = sweep(overrides)
     assert (status, "2 finished" in output, " of 1: " in output) == (0, True, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_interrupted_stops_all_that_it_started(tmp_path, number):
+    process = start_sweep([*REDUCED, "algorithm=fedbabu", f"results-dir={tmp_path}"])
+    while not (tmp_path / ".sweep" / "superlink.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    time.sleep(3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert output.endswith("Interrupted. The same command goes on where it stopped.\n")
+    assert "Traceback" not in output
+    assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_superlink_that_a_killed_process_left_is_stopped(tmp_path):
