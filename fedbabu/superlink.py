@@ -40,9 +40,8 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
         RunError: if it does not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=0)
     try:
-        lock.acquire()
+        lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout as error:
         raise ConfigError(f"Another process has a SuperLink in {folder}: wait for it, or stop it.") from error
     # Flower keeps the app there, too: in a folder within the project, it would pack that into the app the next time.

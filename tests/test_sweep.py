@@ -12,6 +12,7 @@ from contextlib import suppress
 import psutil
 import pytest
 from conftest import PROJECT
+from filelock import FileLock
 from in_process import run_server
 from test_flower_kills import essence_of_results
 
@@ -109,6 +110,7 @@ def test_a_superlink_that_a_killed_process_left_is_stopped(tmp_path):
     with local_superlink(tmp_path) as (_, process):
         assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
     assert not process.is_running()
+    FileLock(tmp_path / "lock").acquire(timeout=0).lock.release()
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
