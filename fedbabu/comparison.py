@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedbabu.experiment import Cell, Experiment
-from fedbabu.paper import SYMBOLS, is_dataset
-from fedbabu.progress import TITLES
+from fedbabu.experiment import Cell, Experiment, told
+from fedbabu.paper import is_dataset
 from fedbabu.results import RunFolder
 from fedbabu.setting import by_epoch
 
@@ -143,16 +142,3 @@ def claims(found: Sequence[Entry], compares: Sequence[str]) -> list[Line]:
             close = top is not best and (top.mean or 0.0) - (best.mean or 0.0) <= 2 * error
         result.append(Line(of, told({key: best.of[key] for key in compares if key in best.of}), ours, close))
     return result
-
-
-def told(of: Mapping[str, Any]) -> str:
-    """Keys and values as people read them: "fedbabu, s = 2, personalized"."""
-    parts: list[str] = []
-    for key, value in of.items():
-        if key == "algorithm":
-            parts.insert(0, str(value))
-        elif key == "metric":
-            parts.append(TITLES[value])
-        else:
-            parts.append(f"{SYMBOLS.get(key, key)} = {value}")
-    return ", ".join(parts)

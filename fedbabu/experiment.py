@@ -18,7 +18,9 @@ from fedbabu.checkpoints import Checkpoints
 from fedbabu.config import RunConfig, default_run_config
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError, RunError
+from fedbabu.models import MODELS
 from fedbabu.paper import SYMBOLS, PaperCell
+from fedbabu.progress import TITLES
 from fedbabu.results import RunFolder, all_runs
 from fedbabu.setting import agree, covers, setting
 
@@ -62,8 +64,7 @@ class Cell:
     @property
     def label(self) -> str:
         """What tells it from other cells, in a line: "fedbabu, s = 2, f = 0.1"."""
-        told = [f"{SYMBOLS.get(key, key)} = {value}" for key, value in self.of.items() if key != "algorithm"]
-        return ", ".join([self.config["algorithm"], *told])
+        return told({"algorithm": self.config["algorithm"], **self.of})
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ class Experiment:
         composed = [_compose(single) for single in combinations]
         first = composed[0]
         for key in ("experiment", "federation", "results-dir", "data"):
-            told = [{**config, "experiment": config["choices"].get("experiment")}[key] for config in composed]
-            if any(each != told[0] for each in told):
+            asked = [{**config, "experiment": config["choices"].get("experiment")}[key] for config in composed]
+            if any(each != asked[0] for each in asked):
                 raise ConfigError(f"A sweep has one {key}, but several were asked for: take one after the other.")
         varied = [key for key in first["run"] if any(config["run"][key] != first["run"][key] for config in composed)]
         if any(config["total-epochs"] != first["total-epochs"] for config in composed):
@@ -158,6 +159,11 @@ class Experiment:
             results=Path(os.path.abspath(Path(first["results-dir"]).expanduser())),
             places=first["data"],
         )
+
+    @property
+    def heading(self) -> str:
+        """Its title, with the table that it is."""
+        return f"Table {self.table['table']}: {self.title}" if self.table else self.title
 
     def data_name(self, config: Mapping[str, Any]) -> str:
         """The name of a configuration's dataset, if it is a known one that `data` places; else as it is given."""
@@ -188,6 +194,19 @@ class Experiment:
         ):
             same = same and (run.config[key] or own) == (config[key] or own)
         return same and (self.table is not None or run.config["evaluate-every"] == config["evaluate-every"])
+
+
+def told(of: Mapping[str, Any]) -> str:
+    """Keys and values as people read them: "fedbabu, s = 2, personalized"."""
+    parts: list[str] = []
+    for key, value in of.items():
+        if key == "algorithm":
+            parts.insert(0, str(value))
+        elif key == "metric":
+            parts.append(TITLES[value])
+        else:
+            parts.append(f"{SYMBOLS.get(key, key)} = {value}")
+    return ", ".join(parts)
 
 
 def _each(overrides: Sequence[str]) -> tuple[list[list[str]], set[str]]:
@@ -238,6 +257,13 @@ def _compose(overrides: list[str]) -> dict[str, Any]:
     store = ConfigStore.instance()
     store.store("defaults", default_run_config())
     store.store("paper", paper.PROTOCOL, group="protocol", package="run")
+    store.store("places", {name: name for name in KNOWN_DATASETS})
+    for name in KNOWN_DATASETS:
+        store.store(name, {"dataset": f"${{data.{name}}}"}, group="dataset", package="run")
+    for name in MODELS:
+        store.store(name, {"model-name": name}, group="model", package="run")
+    for name in ALGORITHMS:
+        store.store(name, {"algorithm": name}, group="algorithm", package="cells")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides, return_hydra_config=True)
@@ -344,9 +370,10 @@ def _cells(composed: Mapping[str, Any], given: Collection[str], varied: Collecti
     for cell in cells:
         if all(value in axes.get(key, [value]) for key, value in cell.of.items()):
             config = _run_config(composed, cell.of, given)
-            told = setting(paper.run_config(table, cell.of))
             data = _name(config["dataset"], composed["data"])
-            same = data == table["dataset"]["name"] and agree(told, setting(config))
+            same = data == table["dataset"]["name"] and agree(
+                setting(paper.run_config(table, cell.of)), setting(config)
+            )
             of = {key: config[key] for key in varied} | dict(cell.of)
             yield Cell(of, config, cell.metric, cell if same else None)
 

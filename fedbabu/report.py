@@ -15,9 +15,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from fedbabu.comparison import Entry, Line, claims, entries, told
+from fedbabu.comparison import Entry, Line, claims, entries
 from fedbabu.errors import ConfigError
-from fedbabu.experiment import Experiment
+from fedbabu.experiment import Experiment, told
 from fedbabu.paper import SYMBOLS
 from fedbabu.plots import ours_and_the_papers, save_figure
 from fedbabu.progress import TITLES
@@ -85,7 +85,7 @@ def write_report(experiment: Experiment, width: int) -> RenderableType:
         OSError: if a file cannot be written.
     """
     table = experiment.table or {}
-    title = f"Table {table['table']}: {experiment.title}" if table else experiment.title
+    title = experiment.heading
     folder = experiment.results / "reports"
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from fedbabu.errors import ConfigError, RunError
 
 START_SECONDS = 120  # that it may take to answer
+HOME_PREFIX = "fedbabu-flwr-"
 STOP_SECONDS = 10  # that it may take to stop by itself
 
 
@@ -45,7 +46,7 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
     except Timeout as error:
         raise ConfigError(f"Another process has a SuperLink in {folder}: wait for it, or stop it.") from error
     # Flower keeps the app there, too: in a folder within the project, it would pack that into the app the next time.
-    with lock, tempfile.TemporaryDirectory(prefix="fedbabu-flwr-", ignore_cleanup_errors=True) as home:
+    with lock, tempfile.TemporaryDirectory(prefix=HOME_PREFIX, ignore_cleanup_errors=True) as home:
         note = folder / "superlink.json"
         _stop_left_over(note)
         control, http = _free_ports(2)
@@ -88,12 +89,14 @@ def stop(process: psutil.Process) -> None:
 
 
 def _stop_left_over(note: Path) -> None:
-    """Stop the SuperLink of a process that was killed."""
-    with suppress(OSError, ValueError, TypeError, psutil.NoSuchProcess):
+    """Stop the SuperLink of a process that was killed, and remove its files."""
+    with suppress(OSError, ValueError, TypeError):
         pid, created, home = json.loads(note.read_text())
-        process = psutil.Process(pid)
-        if process.create_time() == created:  # another process may have its number now
-            stop(process)
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.create_time() == created:  # another process may have its number now
+                stop(process)
+        if Path(home).name.startswith(HOME_PREFIX):
             shutil.rmtree(home, ignore_errors=True)
 
 

@@ -143,14 +143,13 @@ class Sweep:
     def summary(self) -> str:
         """What the experiment is, how much of it is done, and how long the rest will take."""
         experiment, states = self.experiment, [self._state(run) for run in self.runs]
-        name = f"Table {experiment.table['table']}: {experiment.title}" if experiment.table else experiment.title
         todo = [seconds for seconds, state in zip(self.seconds, states, strict=True) if state != "finished"]
         known = [seconds for seconds in todo if seconds is not None]
         left = f", about {duration(sum(known))} on this machine" if known else ""
         if known and len(known) < len(todo):
             left += f" and {len(todo) - len(known)} runs of unknown data"
         done = states.count("finished")
-        return f"{name}\n{len(experiment.cells)} cells of {len(self.runs)} runs, {done} finished{left}"
+        return f"{experiment.heading}\n{len(experiment.cells)} cells of {len(self.runs)} runs, {done} finished{left}"
 
     def _state(self, run: PlannedRun) -> str:
         folder = run.folder()

@@ -46,9 +46,18 @@ def test_a_figures_experiment_has_its_runs(number):
     assert len(sweep.plan(experiment)) == FIGURES_RUNS[number]
 
 
-def test_every_option_is_a_file():
-    names = {folder: {path.stem for path in (CONF / folder).iterdir()} for folder in ("algorithm", "dataset", "model")}
-    assert names == {"algorithm": set(ALGORITHMS), "dataset": set(KNOWN_DATASETS), "model": set(MODELS)}
+@pytest.mark.parametrize(
+    ("group", "names"), [("algorithm", ALGORITHMS), ("dataset", KNOWN_DATASETS), ("model", MODELS)]
+)
+def test_what_the_package_knows_by_name_is_an_option(group, names):
+    """Without a file for it."""
+    for name in names:
+        overrides = [f"{group}={name}", *(["run.initial-model=/x"] if name == "lg-fedavg" else [])]
+        (cell,) = Experiment.compose(overrides).cells
+        assert cell.config["model-name" if group == "model" else group] == name
+
+
+def test_every_experiment_is_of_a_table_or_figure():
     assert {path.stem for path in (CONF / "experiment").iterdir()} == {
         *(f"table{number:02}" for number in tables()),
         *(f"figure{number:02}" for number in FIGURES_RUNS),
