@@ -15,16 +15,15 @@ from typing import Any
 from fedbabu import paper
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.checkpoints import Checkpoints
-from fedbabu.config import RunConfig, default_run_config
+from fedbabu.composition import combinations, compose, listed
+from fedbabu.config import RunConfig
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError, RunError
-from fedbabu.models import MODELS
 from fedbabu.paper import SYMBOLS, PaperCell
 from fedbabu.progress import TITLES
 from fedbabu.results import RunFolder, all_runs
 from fedbabu.setting import agree, covers, setting
 
-CONF = Path(__file__).parents[1] / "conf"
 MAX_NAME = 120  # characters of a file's name, but for its ending
 
 # Short names of run-config keys under `cells`, as the paper has them; others are as in the run config.
@@ -128,8 +127,8 @@ class Experiment:
         Raises:
             ConfigError: if there is no such experiment, key, value or cell.
         """
-        combinations, given = _each(overrides)
-        composed = [_compose(single) for single in combinations]
+        singles, given = combinations(overrides)
+        composed = [compose(single) for single in singles]
         first = composed[0]
         for key in ("experiment", "federation", "results-dir", "data"):
             asked = [{**config, "experiment": config["choices"].get("experiment")}[key] for config in composed]
@@ -142,7 +141,7 @@ class Experiment:
         for cell in (cell for config in composed for cell in _cells(config, given, varied)):
             if cell not in cells:  # the same for several seeds
                 cells.append(cell)
-        seeds = list(dict.fromkeys(seed for config in composed for seed in _listed(config["seeds"])))
+        seeds = list(dict.fromkeys(seed for config in composed for seed in listed(config["seeds"])))
         for cell, seed in product(cells, seeds):
             start = {"initial-model": "its run"} if cell.continues else {}
             RunConfig.from_flower(dict(cell.config) | start | {"seed": seed})
@@ -209,139 +208,18 @@ def told(of: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _each(overrides: Sequence[str]) -> tuple[list[list[str]], set[str]]:
-    """Overrides with one value for each key, for all combinations of values: `a=1,2` is `a=1` and `a=2`.
-
-    Returns:
-        The combinations, and the keys that the overrides name.
-
-    Raises:
-        ConfigError: if one cannot be read.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    choices = []
-    keys = set()
-    for text in overrides:
-        try:
-            (override,) = OverridesParser.create().parse_overrides([text])
-            choices.append(
-                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-                if override.is_sweep_override()
-                else [text]
-            )
-        except (HydraException, ValueError) as error:
-            raise ConfigError(
-                f"'{text}' is no override: it must be like cells.s=2 or algorithm=fedbabu,fedavg, with quotes around a "
-                "value that has more than letters, digits and .-_/ in it: \"results-dir='/a b'\"."
-            ) from error
-        keys.add(override.key_or_group)
-        if override.key_or_group in ("run", "cells", "data", "federation") and isinstance(override.value(), dict):
-            raise ConfigError(f"'{text}' gives several keys: give each on its own, like run.momentum=0.5.")
-    return [list(chosen) for chosen in product(*choices)], keys
-
-
-def _compose(overrides: list[str]) -> dict[str, Any]:
-    """One composition, as plain dicts and lists, with the chosen option of each group under "choices".
-
-    Raises:
-        ConfigError: if there is no such key or option, or one has another type.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    store = ConfigStore.instance()
-    store.store("defaults", default_run_config())
-    store.store("paper", paper.PROTOCOL, group="protocol", package="run")
-    store.store("places", {name: name for name in KNOWN_DATASETS})
-    for name in KNOWN_DATASETS:
-        store.store(name, {"dataset": f"${{data.{name}}}"}, group="dataset", package="run")
-    for name in MODELS:
-        store.store(name, {"model-name": name}, group="model", package="run")
-    for name in ALGORITHMS:
-        store.store(name, {"algorithm": name}, group="algorithm", package="cells")
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides, return_hydra_config=True)
-            choices = OmegaConf.to_container(config.hydra.runtime.choices)
-            OmegaConf.set_struct(config, False)
-            del config["hydra"]  # which only Hydra's own launcher can resolve
-            composed: Any = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if missing := re.match(r"Could not override '([^']*)'", str(error)):
-            raise ConfigError(
-                f"There is no key {missing[1]} to override: conf/config.yaml and the experiment's own file have all "
-                "that there are."
-            ) from error
-        said = str(error).split("Config search path")[0].removeprefix("In 'config': ")
-        raise ConfigError(" ".join(said.split()) + ".") from error
-    _check(composed)
-    return composed | {"choices": choices}
-
-
-def _check(composed: Mapping[str, Any]) -> None:
-    """Check what Hydra does not know of.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-
-    def check(key: str, value: Any, fine: bool, allowed: str) -> None:
-        if not fine:
-            raise ConfigError(f"{key} = {value!r} is not allowed: it must be {allowed}.")
-
-    def is_number(value: Any, low: int) -> bool:
-        return type(value) is int and value >= low
-
-    total, table = composed["total-epochs"], composed["table"]
-    check("title", composed["title"], isinstance(composed["title"], str), "text")
-    check("table", table, table is None or table in paper.tables(), "null or a number from 1 to 25")
-    check("total-epochs", total, total is None or is_number(total, 1), "null or an integer of at least 1")
-    seeds = _listed(composed["seeds"])
-    check("seeds", seeds, bool(seeds) and all(is_number(seed, 0) for seed in seeds), "a list of integers from 0 on")
-    for key in ("run", "cells", "data", "federation"):
-        check(key, composed[key], isinstance(composed[key], dict), "left alone; its keys can be given")
-    for key, value in composed["data"].items():
-        check(f"data.{key}", value, isinstance(value, str), "a name or path")
-    for key, value in composed["cells"].items():
-        check(f"cells.{key}", value, value != [], "a value or several")
-    defaults = default_run_config()
-    for key in defaults:
-        check(f"run.{key}", None, key in composed["run"], "there")
-    for key, instead in (
-        ("seed", "seeds=[1,2]"),
-        ("results-dir", "results-dir=…"),
-        ("resume", "the same command again"),
-    ):
-        if composed["run"][key] != defaults[key] or key in composed["cells"]:
-            raise ConfigError(f"{key} is not for a single run of a sweep: give {instead}.")
-    federation = composed["federation"]
-    nodes, cpus, gpus = (
-        federation.get(key) for key in ("num-supernodes", "client-resources-num-cpus", "client-resources-num-gpus")
-    )
-    check("federation.num-supernodes", nodes, nodes in ("auto", "clients") or is_number(nodes, 1),
-          "auto, clients or an integer of at least 1")  # fmt: skip
-    check("federation.client-resources-num-cpus", cpus, is_number(cpus, 1), "an integer of at least 1")
-    check("federation.client-resources-num-gpus", gpus, gpus == "auto" or (type(gpus) in (int, float) and gpus >= 0),
-          "auto or a number of at least 0")  # fmt: skip
-
-
 def _cells(composed: Mapping[str, Any], given: Collection[str], varied: Collection[str]) -> Iterator[Cell]:
     """The cells of a composition; of a paper's table, those that its axes leave.
 
     Args:
-        composed: by `_compose`.
+        composed: by `compose`.
         given: the keys that the user gave.
         varied: the run-config keys for which the user gave several values.
 
     Raises:
         ConfigError: if a value is not one of the table's, or a key has no one value.
     """
-    axes = {_key(key): _listed(values) for key, values in composed["cells"].items()}
+    axes = {_key(key): listed(values) for key, values in composed["cells"].items()}
     for key in sorted(axes):
         if f"run.{key}" in given:
             short = {long: short for short, long in AXES.items()}.get(key, key)
@@ -403,10 +281,6 @@ def _place(dataset: str) -> str:
     """A dataset's name, or the absolute path of its folder."""
     path = Path(dataset).expanduser()
     return os.path.abspath(path) if path.is_dir() else dataset.rstrip("/")
-
-
-def _listed(values: Any) -> list[Any]:
-    return values if isinstance(values, list) else [values]
 
 
 def _key(axis: str) -> str:

@@ -12,11 +12,12 @@ from in_process import run_server
 from fedbabu import sweep
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.comparison import claims, entries
+from fedbabu.composition import CONF
 from fedbabu.config import RunConfig, default_run_config
 from fedbabu.cost import Cost
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError
-from fedbabu.experiment import CONF, Experiment
+from fedbabu.experiment import Experiment
 from fedbabu.models import MODELS
 from fedbabu.paper import cells, tables
 from fedbabu.report import main as report
@@ -90,10 +91,10 @@ def test_a_sweep_of_ones_own():
 
 
 def test_the_protocol_is_the_papers_whatever_the_users_defaults(monkeypatch):
-    from fedbabu import experiment
+    from fedbabu import composition
 
-    changed = experiment.default_run_config() | {"learning-rate": 0.5, "num-finetune-epochs": 9}
-    monkeypatch.setattr(experiment, "default_run_config", lambda: changed)
+    changed = composition.default_run_config() | {"learning-rate": 0.5, "num-finetune-epochs": 9}
+    monkeypatch.setattr(composition, "default_run_config", lambda: changed)
     (cell,) = Experiment.compose(["experiment=table13", *ONE_CELL]).cells
     assert (cell.config["learning-rate"], cell.config["num-finetune-epochs"], cell.config["num-server-rounds"]) == (
         0.1, 5, 80,
