@@ -17,4 +17,5 @@ from typing import Any
 if "flwr.simulation.run_simulation" in sys.modules:  # else this is a real federation, or a test
     with suppress(ImportError, AttributeError):
         flowers: Any = import_module("flwr.simulation.ray_transport.ray_actor")
-        flowers.ClientAppActor._default_options.update(max_restarts=-1, max_task_retries=1)
+        flowers.ClientAppActor._default_options["max_restarts"] = -1
+        flowers.ClientAppActor.__ray_metadata__.method_meta.max_task_retries["run"] = 1
