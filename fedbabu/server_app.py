@@ -20,7 +20,6 @@ from fedbabu.errors import ConfigError, DivergedError, RunError
 from fedbabu.federation import ClientInfo, Federation
 from fedbabu.initial_model import open_initial_model
 from fedbabu.messages import Offer, ReplyError
-from fedbabu.plots import save_plots
 from fedbabu.progress import Progress, final_report
 from fedbabu.results import RunFolder, results_path
 from fedbabu.server_data import ServerData
@@ -72,6 +71,8 @@ def main(grid: Grid, context: Context) -> None:
             )
             run.write_clients(strategy.results, federation)
             run.summarize(strategy.missing)
+            from fedbabu.plots import save_plots  # not at the start: matplotlib takes half a second
+
             save_plots(run)
             run.write_summary()
         print(final_report(run), flush=True)

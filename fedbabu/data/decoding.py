@@ -18,6 +18,7 @@ from fedbabu.data.transforms import BatchTransform
 from fedbabu.errors import ConfigError
 
 DECODE_BATCH = 1000  # images that a thread decodes at a time
+SMALL = 64 * 64  # pixels
 MODES = {"1": "L", "L": "L", "LA": "L"} | dict.fromkeys(("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"), "RGB")
 
 Images = npt.NDArray[np.uint8]
@@ -60,7 +61,8 @@ def decode_images(folder: Path, source: Source) -> None:
                     )
                 images[row] = np.asarray(image.convert(mode)).reshape(shape)
 
-        with ThreadPoolExecutor() as pool:  # decoding lets other threads run
+        # Decoding lets other threads run, but for small images, taking turns takes longer than decoding.
+        with ThreadPoolExecutor(os.cpu_count() if first.width * first.height > SMALL else 1) as pool:
             deque(pool.map(decode, range(0, len(rows), DECODE_BATCH)), maxlen=0)
         images.flush()
 
