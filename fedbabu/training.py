@@ -7,6 +7,7 @@ from time import monotonic
 import torch
 from torch import Tensor, nn
 
+import fedbabu.allocation  # noqa: F401
 from fedbabu.algorithms import Phase, Step
 from fedbabu.config import RunConfig
 from fedbabu.data import BatchTransform, Examples
