@@ -104,6 +104,14 @@ class RunConfig:
     )
     momentum: float = _key("SGD's momentum", ("a number in [0, 1)", lambda value: 0 <= value < 1))
     batch_size: int = _key("images in a training batch", _at_least(1))
+    precision: str = _key(
+        "of the products in matrix multiplications and convolutions of training: TensorFloat-32, which a CPU does not "
+        "have, or PyTorch's autocast to bfloat16; parameters are float32 whatever it is",
+        _one_of(("float32", "tf32", "bf16")),
+    )
+    cuda_graph: bool = _key(
+        "whether a GPU is given a training step as a whole, as a CUDA graph, instead of kernel by kernel", _ANY_BOOL
+    )
     initial_model: str = _key(
         "where training starts: a run folder or a safetensors file; empty for a random initialization. "
         "LG-FedAvg needs a finished FedAvg run of the same setting",

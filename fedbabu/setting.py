@@ -9,7 +9,7 @@ from fedbabu.partitions import PARTITIONS
 # How a run goes about its work: its numbers do not depend on these.
 CONDUCT = {
     "results-dir", "resume", "evaluate-every", "checkpoint-every", "client-timeout", "min-fit-clients",
-    "max-round-retries",
+    "max-round-retries", "cuda-graph",
 }  # fmt: skip
 
 # Where the data came from: what they are is in config.json.

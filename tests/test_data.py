@@ -447,7 +447,7 @@ def test_an_owner_keeps_its_whole_dataset_in_random_order():
 def test_augmentation_is_torchvisions_crop_and_flip_of_each_image():
     transform = BatchTransform((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), crop_padding=4, flip=True)
     images = torch.from_numpy(RNG.integers(0, 256, (64, 3, 32, 24), dtype=np.uint8))
-    got = transform.augment(images, torch.Generator().manual_seed(5))
+    got = transform.augment(images, transform.draw(64, torch.Generator().manual_seed(5)))
     draws = torch.Generator().manual_seed(5)
     offsets = torch.randint(9, (2, 64), generator=draws)
     flips = torch.randint(2, (64, 1, 1, 1), generator=draws)
@@ -465,7 +465,7 @@ def test_augmentation_is_torchvisions_crop_and_flip_of_each_image():
 def test_without_augmentation_images_are_only_normalized():
     transform = BatchTransform((0.5,), (0.5,), crop_padding=0, flip=False)
     images = torch.from_numpy(RNG.integers(0, 256, (8, 1, 16, 16), dtype=np.uint8))
-    torch.testing.assert_close(transform.augment(images, torch.Generator()), images / 127.5 - 1)
+    torch.testing.assert_close(transform.augment(images, transform.draw(8, torch.Generator())), images / 127.5 - 1)
 
 
 def test_client_examples_are_the_asked_rows_in_order():

@@ -7,9 +7,11 @@ import pytest
 import torch
 from pictures import KNOWN, write_known
 
+from fedbabu import training as local_training
 from fedbabu.aggregation import weighted_sum
-from fedbabu.algorithms import Part, Phase
+from fedbabu.algorithms import ALGORITHMS, Part, Phase
 from fedbabu.config import RunConfig, default_run_config
+from fedbabu.cuda_graphs import GraphedStep
 from fedbabu.data import BatchTransform, DataSpec, Examples, client_examples, open_dataset
 from fedbabu.evaluation import (
     class_templates,
@@ -72,12 +74,95 @@ def test_the_step_is_torchs_sgd_bit_for_bit(model):
     generator = torch.Generator().manual_seed(1)
     for _ in range(2):
         for batch in torch.randperm(20, generator=generator).split(8):
-            images = TRANSFORM.augment(data.images[batch], generator)
+            images = TRANSFORM.augment(data.images[batch], TRANSFORM.draw(len(batch), generator))
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(other(images), data.labels[batch]).backward()
             optimizer.step()
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+class Recorder:
+    """Captures as CUDA does: nothing is done until it is replayed, on the tensors that were there, into one result."""
+
+    def __init__(self):
+        self.captures = self.replays = 0
+
+    def capture(self, function):
+        result = torch.full((), torch.nan)
+        self.captures += 1
+
+        def replay():
+            self.replays += 1
+            result.copy_(function())
+
+        return replay, result
+
+
+@pytest.mark.parametrize("algorithm", ["fedbabu", "fedrep", "per-fedavg", "fedbsd", "ditto"])
+def test_replayed_steps_train_bit_for_bit_like_others(model, monkeypatch, algorithm):
+    """As far as that can be seen without a GPU: with a stand-in for the capture, and batches of two sizes."""
+    row, recorder = ALGORITHMS[algorithm], Recorder()
+    received, graphed = copy.deepcopy(model), copy.deepcopy(model)
+
+    def train_all(model, **keys):
+        config = RunConfig.from_flower(default_run_config() | {"batch-size": 8} | keys)
+        generator = torch.Generator().manual_seed(1)
+        phases = (*row.trains, *row.trains_kept)
+        return list(train(
+            model, received, examples(20), TRANSFORM, phases, config, generator, epochs=4, learning_rate=0.1
+        ))  # fmt: skip
+
+    losses = train_all(model)
+    monkeypatch.setattr(local_training, "DEVICE", torch.device("cuda"))
+    monkeypatch.setattr(local_training, "GraphedStep", lambda step: GraphedStep(step, recorder.capture))
+    assert train_all(graphed, **{"cuda-graph": True}) == losses
+    for one, other in zip(model.parameters(), graphed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert recorder.replays > recorder.captures >= 2
+
+
+def test_nothing_waits_for_the_device_within_an_epoch(model):
+    """Reading a value is what makes a program wait for a GPU: once an epoch, for the loss."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+            return function(*args, **(kwargs or {}))
+
+    with Reads() as reads:
+        assert len(run(model, Part.BODY, epochs=3)) == 3
+    assert reads.count == 3
+
+
+def test_training_in_bfloat16_keeps_float32_parameters_and_learns(model):
+    exact = copy.deepcopy(model)
+    losses = run(model, Part.FULL, epochs=15, learning_rate=0.02, precision="bf16")
+    expected = run(exact, Part.FULL, epochs=15, learning_rate=0.02)
+    assert losses[0] != expected[0]
+    assert losses[0] == pytest.approx(expected[0], rel=0.02)
+    assert losses[-1] < losses[0]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_tf32_is_for_training_that_asks_for_it(model):
+    """PyTorch's own default lets cuDNN's convolutions have it."""
+    flags = []
+
+    def watched(model, received, batch, config):
+        flags.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return model(batch[0]).sum()
+
+    for precision in ("float32", "tf32"):
+        config = RunConfig.from_flower(default_run_config() | {"precision": precision})
+        phases, generator = (Phase(Part.FULL, loss=watched),), torch.Generator()
+        for _ in train(model, model, examples(20), TRANSFORM, phases, config, generator, epochs=1, learning_rate=0.1):
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert not torch.backends.cudnn.allow_tf32  # an evaluation would be now
+    assert flags == [(False, False), (True, True)]
 
 
 def test_a_frozen_part_trains_again_in_the_next_phase(model):

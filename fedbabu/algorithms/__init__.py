@@ -1,6 +1,6 @@
 """Every algorithm that `algorithm` accepts: one file and one line here each."""
 
-from fedbabu.algorithms.base import Algorithm, Part, Phase, Step
+from fedbabu.algorithms.base import Algorithm, Batch, Part, Phase, Step
 from fedbabu.algorithms.ditto import DITTO
 from fedbabu.algorithms.fedavg import FEDAVG
 from fedbabu.algorithms.fedbabu import FEDBABU
@@ -27,4 +27,4 @@ ROWS = (
 )
 ALGORITHMS: dict[str, Algorithm] = {row.name: row for row in ROWS}
 
-__all__ = ["ALGORITHMS", "Algorithm", "Part", "Phase", "Step"]
+__all__ = ["ALGORITHMS", "Algorithm", "Batch", "Part", "Phase", "Step"]

@@ -1,6 +1,7 @@
 """A client's examples as tensors, and the transforms that turn a batch of them into a network's input."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -49,20 +50,32 @@ class BatchTransform:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [n, C, H, W] to PyTorch's default dtype, float32, in the same shape."""
-        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        dtype, device = torch.get_default_dtype(), images.device
+        mean, std = (_per_channel(tuple(values), dtype, device) for values in (self.mean, self.std))
         return images.to(mean.dtype).mul_(1 / 255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
-    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Crop, flip and normalize: uint8 [n, C, H, W] to float32 in the same shape.
-
-        The generator is the CPU's; it draws row offsets, column offsets and flips, n of each.
-        """
-        n, _, height, width = images.shape
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw how n images are augmented, int64 [3, n]: row offsets, column offsets and flips, in this order."""
+        offsets = flips = torch.zeros(2, n, dtype=torch.int64)
         if self.crop_padding:
-            offsets = torch.randint(2 * self.crop_padding + 1, (2, n), generator=generator).to(images.device)
-            windows = F.pad(images, [self.crop_padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
-            images = windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
+            offsets = torch.randint(2 * self.crop_padding + 1, (2, n), generator=generator)
         if self.flip:
-            mirrored = torch.randint(2, (n, 1, 1, 1), generator=generator).bool().to(images.device)
-            images = torch.where(mirrored, images.flip(3), images)
+            flips = torch.randint(2, (1, n), generator=generator)
+        return torch.cat([offsets, flips[:1]])
+
+    def augment(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Crop, flip and normalize as drawn, on one device: uint8 [n, C, H, W] to float32 in the same shape."""
+        rows, columns, flips = drawn
+        _, _, height, width = images.shape
+        if self.crop_padding:
+            windows = F.pad(images, [self.crop_padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+            images = windows[torch.arange(len(images), device=images.device), :, rows, columns]
+        if self.flip:
+            images = torch.where(flips.bool().view(-1, 1, 1, 1), images.flip(3), images)
         return self.normalize(images)
+
+
+@cache
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once per process: a copy to a GPU in every step would make it wait."""
+    return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
