@@ -49,7 +49,7 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
     with lock, tempfile.TemporaryDirectory(prefix=HOME_PREFIX, ignore_cleanup_errors=True) as home:
         note = folder / "superlink.json"
         _stop_left_over(note)
-        control, http = _free_ports(2)
+        control, http = free_ports(2)
         environment = os.environ | {
             "FLWR_HOME": home,
             "FLWR_LOCAL_CONTROL_API_PORT": str(control),
@@ -112,7 +112,8 @@ def _wait_until_it_answers(process: psutil.Popen, port: int, log: Path) -> None:
             sleep(0.1)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """TCP ports that no process listens on at the moment."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:

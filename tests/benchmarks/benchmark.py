@@ -1,0 +1,154 @@
+"""How fast the app is, beside a bare PyTorch loop in the same minutes: `python tests/benchmarks/benchmark.py`.
+
+Every number is printed with what it must be, as Markdown. Nothing here is a test: a slow machine fails nothing.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import torch
+from breakdown import aggregation_seconds, matmul_rate, mflop_per_image, shares_of_training
+from inputs import for_clients, tenth
+from runs import NODES, BareLoop, Bench
+
+from fedbabu.config import RunConfig, default_run_config
+
+MANY, FEW = 10_000, 100  # clients
+DECODE = """
+import sys, time
+from fedbabu.data import DataSpec, open_dataset
+started = time.perf_counter()
+open_dataset(DataSpec(sys.argv[1]))
+print(time.perf_counter() - started)
+"""
+
+Line = tuple[str, str, str]  # what, measured, must be
+
+
+def training_lines(bench: Bench) -> Iterator[Line]:
+    """A default round beside the bare loop, where its time goes, and what that means for the whole default."""
+    config = RunConfig.from_flower(default_run_config() | {"dataset": bench.dataset})
+    bare = BareLoop(bench, config)
+    before = [bare.seconds() for _ in range(3)]
+    two = bench.flwr_run()
+    between = [bare.seconds() for _ in range(3)]
+    hundred = bench.flwr_run(num_nodes=100)
+    after = [bare.seconds() for _ in range(3)]
+    bare.close()
+    empty = bench.flwr_run(
+        app=bench.app("untrained", clientapp="untrained:app"), managed=True, num_server_rounds=4 * bench.num_rounds
+    )
+    alone = bench.flwr_run(
+        app=bench.app("flower_alone", serverapp="flower_alone:server", clientapp="flower_alone:client"),
+        managed=True, num_server_rounds=4 * bench.num_rounds,
+    )  # fmt: skip
+    start, flowers_start = empty.noted[0] - empty.typed, alone.noted[0] - alone.typed
+    flowers_round = median(later - earlier for earlier, later in pairwise(alone.noted))
+    images = config.clients_per_round * config.num_local_epochs * 500
+    gflop = mflop_per_image(config) / 1000
+    seconds = median(before + between)
+    yield "bare loop, two processes", f"{seconds:.1f} s a round, {images / seconds:.0f} img/s", ""
+    yield (
+        f"training of a default round, {NODES} SuperNodes",
+        f"{two.training:.1f} s, **{two.training / seconds:.2f} ×** the bare loop", "at most 1.10 ×",
+    )  # fmt: skip
+    seconds = median(between + after)
+    yield (
+        "the same, 100 SuperNodes",
+        f"{hundred.training:.1f} s, **{hundred.training / seconds:.2f} ×** the bare loop", "at most 1.20 ×",
+    )  # fmt: skip
+    yield (
+        "framework cost of a round (nothing trained)",
+        f"**{empty.training:.2f} s** (Flower alone: {flowers_round:.2f} s)", "at most 0.3 s",
+    )  # fmt: skip
+    yield (
+        "from typing `flwr run .` to the first training step",
+        f"**{start:.1f} s**, {start - flowers_start:.1f} s of it ours", "at most 20 s, 5 s of it ours",
+    )  # fmt: skip
+    yield "peak memory of a worker, without the shared images", f"**{two.memory:.0f} MB**", "at most 1,000 MB"
+
+    ten = bench.flwr_run(
+        dataset=str(tenth(bench.dataset, bench.folder / "tenth")), num_clients=10, fraction_train=1.0,
+        num_server_rounds=1, num_finetune_epochs=config.num_finetune_epochs,
+    ).run  # fmt: skip
+    assert ten
+    assert two.run
+    final = ten.rounds[-1]["evaluate-seconds"] * 10
+    initial = two.run.rounds[-1]["evaluate-seconds"] / 6  # that is of 50,000 training and 10,000 test images
+    evaluations = (config.num_rounds - 1) // config.evaluate_every
+    whole = start + config.num_rounds * two.training + evaluations * initial + final
+    speed, machine = images / two.training, matmul_rate(NODES)
+    yield (
+        "the whole default, projected",
+        f"**{whole / 60:.0f} min** ({final / 60:.1f} of them the final evaluation)", "",
+    )  # fmt: skip
+    yield (
+        "in training",
+        f"{speed:.0f} img/s, {speed * gflop:.0f} GFLOP/s, {100 * speed * gflop / machine:.0f} % of what the machine's "
+        f"matrix multiplication does ({machine:.0f} GFLOP/s)", "",
+    )  # fmt: skip
+    aggregation = aggregation_seconds(config, NODES)
+    local = 1 - empty.training / two.training
+    shares = {name: share * local for name, share in shares_of_training(config).items()}
+    shares["aggregation"] = aggregation / two.training
+    shares["transport"] = (empty.training - aggregation) / two.training
+    shares["rest"] = 1 - sum(shares.values())
+    yield "shares of its time", ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()), ""
+
+
+def decoding_lines(bench: Bench) -> Iterator[Line]:
+    """The first opening of the dataset on a machine."""
+    folders = {name: str(bench.folder / name) for name in ("FEDBABU_CACHE", "HF_DATASETS_CACHE")}
+    command = [sys.executable, "-c", DECODE, bench.dataset]
+    done = subprocess.run(command, env=os.environ | folders, check=True, stdout=subprocess.PIPE, text=True)
+    yield "first-ever decoding of CIFAR-10", f"**{float(done.stdout.split()[-1]):.1f} s**", "at most 15 s"
+
+
+def scaling_lines(bench: Bench) -> Iterator[Line]:
+    """A round of ten clients among few and among many."""
+    seconds = []
+    for num_clients in (FEW, MANY):
+        digits = for_clients(num_clients, bench.folder / f"digits-{num_clients}")
+        measured = bench.flwr_run(
+            dataset=str(digits), image_column="image", label_column="label", num_clients=num_clients,
+            fraction_train=10 / num_clients, num_server_rounds=8 * bench.num_rounds,
+        )  # fmt: skip
+        seconds.append(measured.training)
+    few, many = seconds
+    yield (
+        f"a round with 10 of {MANY:,} clients, of 20 digits each",
+        f"{many:.2f} s, **{many / few:.2f} ×** that with 10 of {FEW}", "at most 1.2 ×",
+    )  # fmt: skip
+
+
+PARTS = {"training": training_lines, "decoding": decoding_lines, "scaling": scaling_lines}
+
+
+def main() -> None:
+    """Measure, and print the table line by line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="cifar10", help="as in the run config: a local copy of CIFAR-10, say")
+    parser.add_argument("--rounds", type=int, default=5, help="of each run that is timed; the first is not counted")
+    parser.add_argument("--only", choices=PARTS, help="one part of the table")
+    given = parser.parse_args()
+    software = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, {software}\n")
+    print("| what | measured | must be |\n| --- | --- | --- |", flush=True)
+    with tempfile.TemporaryDirectory(prefix="fedbabu-benchmark-", ignore_cleanup_errors=True) as folder:
+        bench = Bench(Path(folder), given.dataset, given.rounds)
+        for name, lines in PARTS.items():
+            if given.only in (None, name):
+                for line in lines(bench):
+                    print(f"| {' | '.join(line)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

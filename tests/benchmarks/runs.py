@@ -1,0 +1,174 @@
+"""What is measured: runs through `flwr run`, and the bare loop in processes of its own."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import save_file
+
+from fedbabu.config import RunConfig
+from fedbabu.data import client_examples, open_simulated_data
+from fedbabu.results import Record, RunFolder, all_runs
+from fedbabu.superlink import free_ports, local_superlink, stop
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parents[1]
+NODES = 2
+POLL_SECONDS = 2.0  # between two looks at the workers' memory, which cost them a little time
+# Nothing but training: no evaluation in between, no fine-tuning at the end.
+TRAINING_ONLY = {"evaluate-every": 0, "num-finetune-epochs": 0}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run: its folder, when it was typed and when it first trained (if noted), and its workers' peak memory in MB."""
+
+    run: RunFolder | None
+    typed: float
+    noted: list[float]
+    memory: float
+
+    @property
+    def rounds(self) -> list[Record]:
+        """The records of its rounds but for the first, in which processes warm up."""
+        assert self.run
+        return self.run.rounds[1:]
+
+    @property
+    def training(self) -> float:
+        """The seconds of a round's training: what nodes do, sending and averaging included."""
+        return median(record["train-seconds"] for record in self.rounds)
+
+
+class Bench:
+    """A folder for runs and apps, and the dataset that they train on."""
+
+    def __init__(self, folder: Path, dataset: str, num_rounds: int) -> None:
+        self.folder, self.dataset, self.num_rounds = folder, dataset, num_rounds
+
+    def flwr_run(
+        self, num_nodes: int = NODES, app: Path = PROJECT, managed: bool = False, **overrides: Any
+    ) -> Measured:
+        """Run an app through `flwr run`, with a SuperLink that is there, or one that Flower has to start (managed)."""
+        results = Path(tempfile.mkdtemp(dir=self.folder))
+        keys = {"dataset": self.dataset, "num-server-rounds": self.num_rounds, **TRAINING_ONLY}
+        keys |= {"results-dir": str(results), **{name.replace("_", "-"): value for name, value in overrides.items()}}
+        note = results / "noted"
+        os.environ["FEDBABU_FIRST_STEP"] = str(note)
+        command = [
+            "flwr", "run", str(app), "--stream",
+            "--run-config", " ".join(f"{key}={json.dumps(value)}" for key, value in keys.items()),
+            "--federation-config", f"num-supernodes={num_nodes} client-resources-num-cpus=1",
+        ]  # fmt: skip
+        memory = 0.0
+        with (flowers_superlink if managed else local_superlink)(results / "superlink") as (environment, superlink):
+            typed = time.time()
+            with (results / "log").open("w") as log:
+                running = psutil.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                while running.poll() is None:
+                    time.sleep(POLL_SECONDS)
+                    memory = max(memory, *map(own_memory, workers(superlink)), 0.0) if superlink else 0.0
+        noted = [float(line) for line in note.read_text().split()] if note.exists() else []
+        run = next(iter(all_runs(results)), None)
+        if not (run and run.finished) and not noted:  # flwr itself has succeeded in showing the error
+            raise SystemExit((results / "log").read_text())
+        return Measured(run, typed, noted, memory)
+
+    def app(self, name: str, **components: str) -> Path:
+        """A folder with an app that differs from the project's in some components, which are in a file of this one."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        project = (PROJECT / "pyproject.toml").read_text()
+        for kind, place in components.items():
+            project = re.sub(rf'^{kind} = ".*"$', f'{kind} = "{place}"', project, flags=re.MULTILINE)
+        (folder / "pyproject.toml").write_text(project)
+        (folder / "README.md").touch()
+        shutil.copy(HERE / f"{name}.py", folder)
+        return folder
+
+
+@contextmanager
+def flowers_superlink(folder: Path) -> Iterator[tuple[dict[str, str], None]]:
+    """The environment in which `flwr run` starts a SuperLink of Flower's; that is stopped in the end."""
+    control, http = free_ports(2)
+    environment = os.environ | {
+        "FLWR_HOME": str(folder),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+    try:
+        yield environment, None
+    finally:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("FLWR_HOME") == str(folder):
+                    stop(process)
+
+
+def workers(superlink: psutil.Process) -> list[psutil.Process]:
+    """The processes of Ray's in which ClientApps run."""
+    found = []
+    for process in superlink.children(recursive=True):
+        with suppress(psutil.Error):
+            if "ClientAppActor" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def own_memory(process: psutil.Process) -> float:
+    """The resident memory in MB, but for the decoded images that are mapped from the cache, which all share."""
+    with suppress(psutil.Error):
+        shared = sum(each.rss for each in process.memory_maps() if each.path.endswith("-images.npy"))
+        return (process.memory_info().rss - shared) / 1e6
+    return 0.0
+
+
+class BareLoop:
+    """Two processes of the bare loop, which train half of a round's clients each, at the same time."""
+
+    def __init__(self, bench: Bench, config: RunConfig) -> None:
+        dataset, partition = open_simulated_data(config)
+        clients = partition.clients[: config.clients_per_round]
+        self.processes = []
+        for node in range(NODES):
+            examples = [
+                client_examples(dataset.images["train"], dataset.labels["train"], rows, torch.device("cpu"))
+                for rows in (partition.rows["train"][client] for client in clients[node::NODES])
+            ]
+            file = bench.folder / f"batches-{node}.safetensors"
+            images = torch.stack([dataset.transform.normalize(each.images) for each in examples]).contiguous()
+            save_file({"images": images, "labels": torch.stack([each.labels for each in examples])}, file)
+            command, pipe = [sys.executable, str(HERE / "bare_loop.py"), str(file)], subprocess.PIPE
+            self.processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+        for process in self.processes:
+            process.stdout.readline()
+        self.seconds()  # not counted: the first steps allocate memory
+
+    def seconds(self) -> float:
+        """The seconds of a default round."""
+        started = time.perf_counter()
+        for process in self.processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in self.processes:
+            process.stdout.readline()
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self.processes:
+            process.stdin.close()
+            process.wait()
