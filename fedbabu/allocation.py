@@ -10,8 +10,10 @@ from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 KEPT = 1 << 30  # bytes: more than a step has at a time
+KEPT_BY_OLD = 32 << 20  # what glibc allows at most before 2.35
 
 with suppress(OSError, AttributeError):
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(M_TRIM_THRESHOLD, KEPT)
-    libc.mallopt(M_MMAP_THRESHOLD, KEPT)
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    # In this order: once one is set, glibc no longer adapts the other by itself.
+    if mallopt(M_MMAP_THRESHOLD, KEPT) or mallopt(M_MMAP_THRESHOLD, KEPT_BY_OLD):
+        mallopt(M_TRIM_THRESHOLD, KEPT)

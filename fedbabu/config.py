@@ -19,8 +19,8 @@ from fedbabu.partitions import PARTITIONS
 
 VISITS = 10  # rounds in which all clients are visited once, if they never communicate; only for a line now and then
 
-# How to meet faults, which a resumed run is told anew.
-FAULT_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries")
+# How a run goes about its work, which it is told anew when it is resumed.
+CONDUCT_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "cuda-graph")
 
 Check = tuple[str, Callable[[Any], bool]]  # what is allowed, in words, and its test
 
@@ -105,8 +105,8 @@ class RunConfig:
     momentum: float = _key("SGD's momentum", ("a number in [0, 1)", lambda value: 0 <= value < 1))
     batch_size: int = _key("images in a training batch", _at_least(1))
     precision: str = _key(
-        "of the products in matrix multiplications and convolutions of training: TensorFloat-32, which a CPU does not "
-        "have, or PyTorch's autocast to bfloat16; parameters are float32 whatever it is",
+        "arithmetic of training: float32; 'tf32', which rounds the factors of products on a GPU; or 'bf16', PyTorch's "
+        "autocast. Parameters and evaluation are float32",
         _one_of(("float32", "tf32", "bf16")),
     )
     cuda_graph: bool = _key(
@@ -189,30 +189,32 @@ class RunConfig:
         return config
 
     def resuming(self, recorded: Mapping[str, object]) -> "RunConfig":
-        """The configuration with which a run goes on: the recorded one, but for how to meet faults.
+        """The configuration with which a run goes on: the recorded one, but for CONDUCT_KEYS.
 
-        A dataset other than the default one is where the recorded one is now.
+        A dataset other than the default one is where the recorded one is now. A key that is newer than the run has its
+        default value.
 
         Raises:
             ConfigError: if this configuration asks for something else than what was recorded.
         """
         given, defaults = self.to_flower(), default_run_config()
-        here = {key: given[key] for key in FAULT_KEYS} | {"resume": ""}
+        recorded = defaults | dict(recorded)
+        here = {key: given[key] for key in CONDUCT_KEYS} | {"resume": ""}
         if given["dataset"] != defaults["dataset"]:
             here["dataset"] = given["dataset"]
-        for key, value in (given | dict(recorded) | here).items():
+        for key, value in (recorded | here).items():
             if key in given and given[key] not in (value, defaults[key]) and key not in ("resume", "results-dir"):
                 raise ConfigError(
                     f"resume = '{self.resume}' goes on with {key} = {value!r}, but {key} = {given[key]!r} was given: "
                     "leave it out, or start a run of its own."
                 )
-        return RunConfig.from_flower(given | dict(recorded) | here)
+        return RunConfig.from_flower(recorded | here)
 
     @property
-    def fault_overrides(self) -> str:
-        """What of FAULT_KEYS differs from the defaults, as `--run-config` takes it."""
+    def conduct_overrides(self) -> str:
+        """What of CONDUCT_KEYS differs from the defaults, as `--run-config` takes it."""
         given, defaults = self.to_flower(), default_run_config()
-        return "".join(f" {key}={given[key]}" for key in FAULT_KEYS if given[key] != defaults[key])
+        return "".join(f" {key}={_toml(given[key])}" for key in CONDUCT_KEYS if given[key] != defaults[key])
 
     def to_flower(self) -> dict[str, Any]:
         """The same configuration under Flower's key names."""

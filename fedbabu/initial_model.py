@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedbabu.config import RunConfig
+from fedbabu.config import RunConfig, default_run_config
 from fedbabu.errors import ConfigError
 from fedbabu.federation import Federation
 from fedbabu.models import SplitNetwork, build_model
@@ -17,7 +17,7 @@ from fedbabu.storage import DamagedError, load_state
 # What an algorithm that continues a run must have in common with it.
 CONTINUED = (
     "algorithm", "model-name", "partition", "num-clients", "fraction-train", "num-server-rounds", "num-local-epochs",
-    "learning-rate", "momentum", "batch-size", "seed",
+    "learning-rate", "momentum", "batch-size", "precision", "seed",
 )  # fmt: skip
 
 
@@ -68,8 +68,9 @@ def _check_continued(run: RunFolder, config: RunConfig, given: str) -> None:
     """Refuse to continue a run of another algorithm or setting, which would no longer be one experiment."""
     ours = config.to_flower() | {"algorithm": config.row.continues}
     for key in CONTINUED + PARTITIONS[config.partition].keys:
-        if run.config.get(key, ours[key]) != ours[key]:  # an older run does not know every key
+        theirs = run.config.get(key, default_run_config()[key])  # an older run does not know every key
+        if theirs != ours[key]:
             raise ConfigError(
-                f"{given} is a run with {key} = {run.config[key]!r}, but '{config.algorithm}' continues one with "
+                f"{given} is a run with {key} = {theirs!r}, but '{config.algorithm}' continues one with "
                 f"{ours[key]!r}: give such a run, or its model.safetensors to continue it all the same."
             )

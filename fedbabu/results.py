@@ -356,8 +356,10 @@ def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 
 def _same_setting(run: RunFolder, other: RunFolder) -> bool:
-    """Whether two runs may be compared. A key that one of them does not know, being older, tells nothing."""
-    one, two = ({k: v for k, v in relevant(r.config).items() if k not in APART} for r in (run, other))
+    """Whether two runs may be compared. A key that one of them does not know, being older, has its default value."""
+    one, two = (
+        {k: v for k, v in relevant(default_run_config() | r.config).items() if k not in APART} for r in (run, other)
+    )
     return run.dataset == other.dataset and agree(one, two)
 
 

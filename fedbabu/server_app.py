@@ -113,7 +113,7 @@ def _leaving_resumable(run: RunFolder, strategy: SharedPartFedAvg) -> Iterator[N
         with suppress(OSError):
             strategy.save_checkpoint()
         if not isinstance(error, DivergedError):
-            overrides = f"resume='{run.path}'{strategy.config.fault_overrides}"
+            overrides = f"resume='{run.path}'{strategy.config.conduct_overrides}"
             print(f'The run stopped. To go on: flwr run . --stream --run-config "{overrides}"', flush=True)
         raise
 

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedbabu.algorithms import ALGORITHMS, Part, Phase
+from fedbabu.config import CONDUCT_KEYS
 from fedbabu.partitions import PARTITIONS
 
 # How a run goes about its work: its numbers do not depend on these.
-CONDUCT = {
-    "results-dir", "resume", "evaluate-every", "checkpoint-every", "client-timeout", "min-fit-clients",
-    "max-round-retries", "cuda-graph",
-}  # fmt: skip
+CONDUCT = {"results-dir", "resume", "evaluate-every", *CONDUCT_KEYS}
 
 # Where the data came from: what they are is in config.json.
 SOURCE = {"dataset", "image-column", "label-column"}

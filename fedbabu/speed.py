@@ -36,11 +36,15 @@ def seconds_of(config: RunConfig, data: str, runs: Sequence[RunFolder], num_node
         num_train, num_test = known.num_examples
     else:
         return None
-    same_model = [run for run in same_data if run.config["model-name"] == config.model_name]
+    same_model = [
+        run
+        for run in same_data
+        if run.config["model-name"] == config.model_name and run.config.get("precision", "float32") == config.precision
+    ]
     if same_model and (measured := _measured(same_model[-1])):
         speed = measured
     elif known:
-        speed = num_nodes * images_per_second(config.model_name, known.image_shape, config.batch_size)
+        speed = num_nodes * images_per_second(config.model_name, known.image_shape, config.batch_size, config.precision)
     else:
         return None
     return START_SECONDS + Cost(config, num_train, num_test).whole / speed
@@ -63,9 +67,10 @@ def _measured(run: RunFolder) -> float:
 
 
 @cache
-def images_per_second(model_name: str, image_shape: ImageShape, batch_size: int) -> float:
+def images_per_second(model_name: str, image_shape: ImageShape, batch_size: int, precision: str) -> float:
     """How fast one node trains a network, tried on a few random batches with one CPU, or on the GPU."""
-    config = RunConfig.from_flower(default_run_config() | {"model-name": model_name, "batch-size": batch_size})
+    keys = {"model-name": model_name, "batch-size": batch_size, "precision": precision}
+    config = RunConfig.from_flower(default_run_config() | keys)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -50,13 +50,7 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
         note = folder / "superlink.json"
         _stop_left_over(note)
         control, http = free_ports(2)
-        environment = os.environ | {
-            "FLWR_HOME": home,
-            "FLWR_LOCAL_CONTROL_API_PORT": str(control),
-            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        }
+        environment = flower_environment(home, control, http)
         command = [
             "flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess",
             "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(http),
@@ -74,6 +68,17 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
         finally:
             stop(process)
             note.unlink(missing_ok=True)
+
+
+def flower_environment(home: str, control: int, http: int) -> dict[str, str]:
+    """The environment variables with which `flwr` uses this process's Python environment, a folder and two ports."""
+    return os.environ | {
+        "FLWR_HOME": home,
+        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
 
 
 def stop(process: psutil.Process) -> None:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from fedbabu.config import FAULT_KEYS, RunConfig, default_run_config
+from fedbabu.config import CONDUCT_KEYS, RunConfig, default_run_config
 from fedbabu.errors import ConfigError, RunError
 from fedbabu.experiment import Cell, Experiment
 from fedbabu.progress import TITLES, duration
@@ -220,7 +220,7 @@ class Sweep:
         if begun and begun.finished:  # meanwhile, by another run
             return
         if begun:
-            given = {key: run.config[key] for key in FAULT_KEYS} | {"resume": str(begun.path)}
+            given = {key: run.config[key] for key in CONDUCT_KEYS} | {"resume": str(begun.path)}
             if run.config["dataset"] != default_run_config()["dataset"]:
                 given["dataset"] = run.config["dataset"]
         else:

@@ -159,7 +159,7 @@ def _draw_epoch(
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of matrix products and convolutions to ten bits."""
+    """Whether a GPU may round the factors of matrix products and convolutions to a mantissa of ten bits."""
     backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [backend.allow_tf32 for backend in backends]
     try:

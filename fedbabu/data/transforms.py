@@ -77,5 +77,5 @@ class BatchTransform:
 
 @cache
 def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Made once per process: a copy to a GPU in every step would make it wait."""
+    """A tensor [1, C, 1, 1], made once per process: a copy to a GPU in every step would make it wait."""
     return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)

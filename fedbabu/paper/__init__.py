@@ -22,6 +22,7 @@ PROTOCOL = {
     "learning-rate": 0.1,
     "momentum": 0.9,
     "batch-size": 50,
+    "precision": "float32",
     "head-init": "he",
     "head-learning-rate-factor": 1.0,
     "trained-blocks": 0,

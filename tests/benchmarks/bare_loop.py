@@ -2,7 +2,8 @@
 
 A round of FedBABU on 4convNet without a federation. The images are normalized beforehand and not augmented; nothing is
 checked, sent, averaged or recorded. `python bare_loop.py <file>` trains one client after the other of those in the file
-each time it reads a line, and answers with a line.
+each time it reads a line, and answers with a line; `python bare_loop.py <file> kept` does so with memory that is kept
+from step to step, as the app does.
 """
 
 import sys
@@ -59,4 +60,6 @@ def main(file: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[2:]:
+        import fedbabu.allocation  # noqa: F401
     main(sys.argv[1])

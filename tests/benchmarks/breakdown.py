@@ -50,7 +50,7 @@ def mflop_per_image(config: RunConfig) -> float:
 
 
 def shares_of_training(config: RunConfig) -> dict[str, float]:
-    """The fractions of a client's training that its data and the parts of its steps take."""
+    """The fractions of a client's training that its data and the parts of its steps take, in this process alone."""
     dataset, partition = open_simulated_data(config)
     seconds: dict[str, float] = {}
 
@@ -86,6 +86,9 @@ def shares_of_training(config: RunConfig) -> dict[str, float]:
             (training, "_sgd_step", "step"),
         ):
             patches.enter_context(patch.object(owner, function, timed(name, getattr(owner, function))))
+        draw_epoch = training._draw_epoch  # a generator, whose work is done as it is asked for
+        draw_all = timed("data", lambda *arguments: list(draw_epoch(*arguments)))
+        patches.enter_context(patch.object(training, "_draw_epoch", draw_all))
         timed("whole", train_client)()
     whole = seconds.pop("whole")
     return {name: value / whole for name, value in seconds.items()}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import psutil
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from fedbabu.config import RunConfig
 from fedbabu.data import client_examples, open_simulated_data
 from fedbabu.results import Record, RunFolder, all_runs
-from fedbabu.superlink import free_ports, local_superlink, stop
+from fedbabu.superlink import flower_environment, free_ports, local_superlink, stop
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
@@ -34,7 +34,7 @@ TRAINING_ONLY = {"evaluate-every": 0, "num-finetune-epochs": 0}
 
 @dataclass(frozen=True)
 class Measured:
-    """A run: its folder, when it was typed and when it first trained (if noted), and its workers' peak memory in MB."""
+    """A run: its folder, when it was typed, what it noted of when it trained, and the most memory of a worker in MB."""
 
     run: RunFolder | None
     typed: float
@@ -43,14 +43,30 @@ class Measured:
 
     @property
     def rounds(self) -> list[Record]:
-        """The records of its rounds but for the first, in which processes warm up."""
+        """The records of its rounds."""
         assert self.run
-        return self.run.rounds[1:]
+        return self.run.rounds
 
     @property
     def training(self) -> float:
-        """The seconds of a round's training: what nodes do, sending and averaging included."""
-        return median(record["train-seconds"] for record in self.rounds)
+        """The seconds of a round's training: what nodes do, sending and averaging included.
+
+        The first round, in which processes warm up, does not count.
+        """
+        return median(record["train-seconds"] for record in self.rounds[1:])
+
+    @property
+    def whole(self) -> float:
+        """The mean seconds of a round, its share of checkpoints and records included.
+
+        The last round does not count either: after it, all clients are evaluated.
+        """
+        return fmean(record["seconds"] for record in self.rounds[1:-1])
+
+    @property
+    def start(self) -> float:
+        """The seconds from typing the command to the first training step."""
+        return self.noted[0] - self.typed
 
 
 class Bench:
@@ -60,9 +76,12 @@ class Bench:
         self.folder, self.dataset, self.num_rounds = folder, dataset, num_rounds
 
     def flwr_run(
-        self, num_nodes: int = NODES, app: Path = PROJECT, managed: bool = False, **overrides: Any
+        self, num_nodes: int = NODES, app: Path = PROJECT, managed: bool = False, own: bool = True, **overrides: Any
     ) -> Measured:
-        """Run an app through `flwr run`, with a SuperLink that is there, or one that Flower has to start (managed)."""
+        """Run an app through `flwr run`, with a SuperLink that is there, or one that Flower has to start (managed).
+
+        If the app is not our own, it has no run folder.
+        """
         results = Path(tempfile.mkdtemp(dir=self.folder))
         keys = {"dataset": self.dataset, "num-server-rounds": self.num_rounds, **TRAINING_ONLY}
         keys |= {"results-dir": str(results), **{name.replace("_", "-"): value for name, value in overrides.items()}}
@@ -83,18 +102,20 @@ class Bench:
                     memory = max(memory, *map(own_memory, workers(superlink)), 0.0) if superlink else 0.0
         noted = [float(line) for line in note.read_text().split()] if note.exists() else []
         run = next(iter(all_runs(results)), None)
-        if not (run and run.finished) and not noted:  # flwr itself has succeeded in showing the error
+        # flwr itself succeeds if the app fails, and a client that fails is fast.
+        well = run and run.finished and all(not r["failed"] and r["attempts"] == 1 for r in run.rounds)
+        if not (well if own else noted):
             raise SystemExit((results / "log").read_text())
         return Measured(run, typed, noted, memory)
 
     def app(self, name: str, **components: str) -> Path:
-        """A folder with an app that differs from the project's in some components, which are in a file of this one."""
+        """A copy of the project with other components, which are in a file of this folder."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
+        shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(".*", "results"), dirs_exist_ok=True)
         project = (PROJECT / "pyproject.toml").read_text()
         for kind, place in components.items():
             project = re.sub(rf'^{kind} = ".*"$', f'{kind} = "{place}"', project, flags=re.MULTILINE)
         (folder / "pyproject.toml").write_text(project)
-        (folder / "README.md").touch()
         shutil.copy(HERE / f"{name}.py", folder)
         return folder
 
@@ -102,15 +123,8 @@ class Bench:
 @contextmanager
 def flowers_superlink(folder: Path) -> Iterator[tuple[dict[str, str], None]]:
     """The environment in which `flwr run` starts a SuperLink of Flower's; that is stopped in the end."""
-    control, http = free_ports(2)
-    environment = os.environ | {
-        "FLWR_HOME": str(folder),
-        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    }
     try:
-        yield environment, None
+        yield flower_environment(str(folder), *free_ports(2)), None
     finally:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -137,9 +151,12 @@ def own_memory(process: psutil.Process) -> float:
 
 
 class BareLoop:
-    """Two processes of the bare loop, which train half of a round's clients each, at the same time."""
+    """Two processes of the bare loop, which train half of a round's clients each, at the same time.
 
-    def __init__(self, bench: Bench, config: RunConfig) -> None:
+    The clients are the first ten; those that the app samples have as many images.
+    """
+
+    def __init__(self, bench: Bench, config: RunConfig, *options: str) -> None:
         dataset, partition = open_simulated_data(config)
         clients = partition.clients[: config.clients_per_round]
         self.processes = []
@@ -151,7 +168,7 @@ class BareLoop:
             file = bench.folder / f"batches-{node}.safetensors"
             images = torch.stack([dataset.transform.normalize(each.images) for each in examples]).contiguous()
             save_file({"images": images, "labels": torch.stack([each.labels for each in examples])}, file)
-            command, pipe = [sys.executable, str(HERE / "bare_loop.py"), str(file)], subprocess.PIPE
+            command, pipe = [sys.executable, str(HERE / "bare_loop.py"), str(file), *options], subprocess.PIPE
             self.processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         for process in self.processes:
             process.stdout.readline()
