@@ -29,7 +29,11 @@ REDUCED = [
 
 def start_sweep(overrides, *flags) -> subprocess.Popen:
     command = [sys.executable, "-m", "fedbabu.sweep", *overrides, *flags]
-    return subprocess.Popen(command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        # What a shell starts in the background ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
 
 
 def sweep(overrides, *flags) -> tuple[int, str]:
