@@ -19,7 +19,7 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from fedbabu.config import RunConfig
+from fedbabu.config import RunConfig, default_run_config
 from fedbabu.data import client_examples, open_simulated_data
 from fedbabu.results import Record, RunFolder, all_runs
 from fedbabu.superlink import flower_environment, free_ports, local_superlink, stop
@@ -85,6 +85,8 @@ class Bench:
         results = Path(tempfile.mkdtemp(dir=self.folder))
         keys = {"dataset": self.dataset, "num-server-rounds": self.num_rounds, **TRAINING_ONLY}
         keys |= {"results-dir": str(results), **{name.replace("_", "-"): value for name, value in overrides.items()}}
+        # Warm caches: a worker that has to decode or partition a dataset keeps in memory what that takes.
+        open_simulated_data(RunConfig.from_flower(default_run_config() | keys))
         note = results / "noted"
         os.environ["FEDBABU_FIRST_STEP"] = str(note)
         command = [
