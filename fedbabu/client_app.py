@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
@@ -34,6 +35,7 @@ from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult, evaluate_initial, evaluate_personalized
 from fedbabu.messages import NOT_FINITE, EvaluateReply, Offer, Task, TrainReply
 from fedbabu.models import ImageShape, SplitNetwork, build_model
+from fedbabu.recording import ClassAccuracy, watch_directions
 from fedbabu.seeding import Purpose, torch_generator
 from fedbabu.storage import ClientStore, check_writable, state_dir
 from fedbabu.training import DEVICE, Deadline, check_finite, train
@@ -59,21 +61,29 @@ def train_clients(message: Message, context: Context) -> Message:
     model, received = node.models(global_model)
     examples: dict[int, int] = {}  # of the clients that trained well,
     losses: list[float] = []  # likewise
+    curves: list[ClassAccuracy] = []  # likewise, if asked for
     failed: dict[int, str] = {}
 
     def trained_clients() -> Iterator[tuple[State, int]]:
         for client in task.clients:
             with _noting(failed, client):
-                shared, num_examples, loss = _train_client(node, store, task, client, global_model, model, received)
+                shared, num_examples, loss, curve = _train_client(
+                    node, store, task, client, global_model, model, received
+                )
                 examples[client] = num_examples
                 losses.append(loss)
+                curves.extend([curve] if curve else [])
                 yield shared, num_examples
 
     if len(task.clients) == 1:
         update, weight = next(trained_clients(), ({}, 1))
     else:
         update, weight = weighted_sum(trained_clients()), 1
-    reply = TrainReply(list(examples), update, weight, sum(examples.values()), losses, failed)
+    reply = TrainReply(
+        list(examples), update, weight, sum(examples.values()), losses, failed,
+        in_class=[value for curve in curves for value in curve.in_class],
+        out_of_class=[value for curve in curves for value in curve.out_of_class],
+    )  # fmt: skip
     return Message(reply.to_content(), reply_to=message)
 
 
@@ -85,8 +95,8 @@ def _train_client(
     global_model: dict[str, Tensor],
     model: SplitNetwork,
     received: SplitNetwork,
-) -> tuple[State, int, float]:
-    """A client's round: what it shares afterwards, its number of examples, and its mean loss.
+) -> tuple[State, int, float, ClassAccuracy | None]:
+    """A client's round: what it shares afterwards, its number of examples, its mean loss, and what `record` asks for.
 
     Raises:
         FloatingPointError: if it diverged.
@@ -96,7 +106,8 @@ def _train_client(
     examples = node.examples("train", client)
     own_model = global_model | store.load(client, task.needed(client)[0])
     model.load_state_dict(global_model if row.trains_kept else own_model)
-    loss = node.train(model, received, row.trains, examples, client, task, deadline)
+    curve = node.class_accuracy(model, examples, client)
+    loss = node.train(model, received, row.trains, examples, client, task, deadline, curve)
     shared = _part(model, row.shares)
     if row.trains_kept:
         model.load_state_dict(own_model)
@@ -105,7 +116,7 @@ def _train_client(
     check_finite(loss, *shared.values(), *kept.values())
     if kept:
         store.save(client, task.server_round, kept, task.needed(client))
-    return shared, len(examples), loss
+    return shared, len(examples), loss, curve
 
 
 @app.evaluate()
@@ -116,6 +127,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
     model, received = node.models(global_model)
     results: dict[int, ClientResult] = {}
     failed: dict[int, str] = {}
+    directions: dict[str, Tensor] = {}  # summed over clients, if asked for
     for client in task.clients:
         with _noting(failed, client):
             deadline = Deadline(node.config.client_timeout)
@@ -124,6 +136,9 @@ def evaluate_clients(message: Message, context: Context) -> Message:
             if task.personalize:
                 own = node.examples("train", client)
                 fine_tuning = deadline.watch(node.fine_tune(model, received, own, client, task))
+                of_client: dict[str, Tensor] = {}
+                if "similarity" in node.config.records:
+                    fine_tuning = watch_directions(model, fine_tuning, of_client)
                 result = evaluate_personalized(
                     model, own, test, transform, fine_tuning, by_distribution=node.config.iid_test_set
                 )
@@ -132,7 +147,9 @@ def evaluate_clients(message: Message, context: Context) -> Message:
             deadline.check()
             check_finite(*result.loss)
             results[client] = result
-    return Message(EvaluateReply(results, failed).to_content(), reply_to=message)
+            if task.personalize:
+                directions = weighted_sum([(directions, 1), (of_client, 1)])
+    return Message(EvaluateReply(results, failed, directions).to_content(), reply_to=message)
 
 
 def _unpack(message: Message, context: Context) -> "tuple[_Node, Task, dict[str, Tensor]]":
@@ -254,17 +271,26 @@ class _Node:
         client: int,
         task: Task,
         deadline: "Deadline",
+        curve: ClassAccuracy | None = None,
     ) -> float:
-        """Train a model for the task's rounds and return the mean loss over their epochs."""
+        """Train a model for the task's rounds and return the mean loss over their epochs; a curve watches them."""
         losses: list[float] = []
         for training_round in task.rounds:
             learning_rate = self.config.learning_rate_of(training_round)
-            losses += deadline.watch(train(
+            epochs = deadline.watch(train(
                 model, received, examples, self.dataset.transform, phases, self.config,
                 torch_generator(self.config.seed, Purpose.TRAINING, training_round, client),
                 epochs=self.config.num_local_epochs, learning_rate=learning_rate,
             ))  # fmt: skip
+            losses += curve.watch(epochs) if curve else epochs
         return sum(losses) / len(losses)
+
+    def class_accuracy(self, model: SplitNetwork, examples: Examples, client: int) -> ClassAccuracy | None:
+        """What watches a client's model while it trains, if that is asked for."""
+        if "class-accuracy" not in self.config.records:
+            return None
+        test = self.examples("test", client)
+        return ClassAccuracy(model, test, torch.isin(test.labels, examples.labels), self.dataset.transform)
 
     def fine_tune(
         self, model: SplitNetwork, received: SplitNetwork, examples: Examples, client: int, task: Task

@@ -107,6 +107,8 @@ def _check(composed: Mapping[str, Any]) -> None:
     total, table = composed["total-epochs"], composed["table"]
     check("title", composed["title"], isinstance(composed["title"], str), "text")
     check("table", table, table is None or table in paper.tables(), "null or a number from 1 to 25")
+    figure = composed["figure"]
+    check("figure", figure, figure is None or isinstance(figure, str), "null or a name")
     check("total-epochs", total, total is None or is_number(total, 1), "null or an integer of at least 1")
     seeds = listed(composed["seeds"])
     check("seeds", seeds, bool(seeds) and all(is_number(seed, 0) for seed in seeds), "a list of integers from 0 on")

@@ -20,7 +20,7 @@ from fedbabu.partitions import PARTITIONS
 VISITS = 10  # rounds in which all clients are visited once, if they never communicate; only for a line now and then
 
 # How a run goes about its work, which it is told anew when it is resumed.
-CONDUCT_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "cuda-graph")
+CONDUCT_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "cuda-graph", "logger")
 
 Check = tuple[str, Callable[[Any], bool]]  # what is allowed, in words, and its test
 
@@ -37,6 +37,7 @@ _TEXT: Check = ("text", lambda value: True)
 _ANY_BOOL: Check = ("true or false", lambda value: True)
 _NOT_NEGATIVE: Check = ("a number of at least 0", lambda value: value >= 0)
 _POSITIVE: Check = ("a number above 0", lambda value: value > 0)
+_RECORDS = ("class-accuracy", "similarity", "features")
 _PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
 _PATH: Check = ("a path, or empty", lambda value: _is_path(value))
 _NAME_OR_PATH: Check = ("a name or path", lambda value: bool(value.strip()) and _is_path(value))
@@ -144,6 +145,17 @@ class RunConfig:
         "images of all classes spread evenly over the clients; owners are tested on what they have",
         _ANY_BOOL,
     )
+    record: str = _key(
+        "what figures need besides, with spaces between: 'class-accuracy' of sampled clients while they train (Figure "
+        "13), 'similarity' of the clients' layers while they are fine-tuned (Figure 12), 'features' of images in the "
+        "end (Figures 15 and 16); empty for nothing",
+        (f"words of {', '.join(_RECORDS)}", lambda value: set(value.split()) <= set(_RECORDS)),
+    )
+    logger: str = _key(
+        "where a run's scalars go as they happen, besides the run folder: TensorBoard's files, in its folder "
+        "`tensorboard`, or nowhere",
+        _one_of(("", "tensorboard")),
+    )
     evaluate_every: int = _key(
         "rounds between evaluations of the initial accuracy on all clients; 0 for none before the last",
         _at_least(0),
@@ -236,6 +248,18 @@ class RunConfig:
     def _local(self, phase: Phase) -> Phase:
         return replace(phase, blocks=self.trained_blocks, head_rate=self.head_learning_rate_factor)
 
+    def num_curve_values(self, server_round: int) -> int:
+        """The class accuracies of each kind that a sampled client records in a round: before and after each epoch."""
+        if "class-accuracy" not in self.records:
+            return 0
+        epochs = sum(self.num_local_epochs if phase.epochs is None else phase.epochs for phase in self.row.trains)
+        return (1 + epochs) * len(self.local_rounds(server_round))
+
+    @property
+    def records(self) -> frozenset[str]:
+        """What is recorded for figures."""
+        return frozenset(self.record.split())
+
     @property
     def server_trains(self) -> Part:
         """What the server itself trains after each aggregation."""
@@ -314,6 +338,11 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError(
             "fraction-train = 0.0 trains on the server alone, but server-data-fraction = 0.0 gives it nothing to "
             "train on: raise one of them (server-data-fraction = 1.0 is centralized training)."
+        )
+    if "similarity" in config.records and not config.row.personalizes:
+        raise ConfigError(
+            f"record = '{config.record}' is about fine-tuning, but num-finetune-epochs = {config.num_finetune_epochs} "
+            f"or algorithm = '{name}' leaves none: take 'similarity' out of it."
         )
     phases = row.trains + row.trains_kept
     if config.fraction_train == 0 and (row.keeps or any(phase != Phase(phase.part) for phase in phases)):

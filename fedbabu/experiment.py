@@ -103,6 +103,7 @@ class Experiment:
         name: of its file in conf/experiment.
         title: what it is about.
         table: the paper's table, as `paper.tables()` has it, or None.
+        figure: what the report draws of the runs, a key of `plots.FIGURES`, or None.
         cells: in the order of the table.
         seeds: of every cell.
         federation: what `--federation-config` takes, before `auto` and `clients` are resolved.
@@ -113,6 +114,7 @@ class Experiment:
     name: str
     title: str
     table: Mapping[str, Any] | None
+    figure: str | None
     cells: Sequence[Cell]
     seeds: Sequence[int]
     federation: Mapping[str, Any]
@@ -152,6 +154,7 @@ class Experiment:
             name=_file_name([first["choices"].get("experiment") or "sweep", *narrowing]),
             title=first["title"],
             table=paper.tables()[first["table"]] if first["table"] else None,
+            figure=first["figure"],
             cells=cells,
             seeds=seeds,
             federation=first["federation"],

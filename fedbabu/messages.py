@@ -18,7 +18,11 @@ from fedbabu.errors import ConfigError
 from fedbabu.evaluation import ClientResult
 
 # What a ClientResult has a value of for every fine-tuning epoch.
+PER_TRAINING_EPOCH = ("in_class", "out_of_class")  # what a TrainReply may have a value of for every epoch
 PER_EPOCH = ("accuracy", "loss", "id_accuracy", "ood_accuracy")
+
+# Accuracies on classes of which a client may have no test image; they are NaN then.
+MAYBE_NONE = ("id_accuracy", "ood_accuracy", *PER_TRAINING_EPOCH)
 
 NOT_FINITE = "loss not finite"  # why a client failed that diverged
 MAX_REASON = 300  # characters of what a node says is wrong
@@ -156,6 +160,8 @@ class TrainReply:
         num_examples: of all these clients.
         losses: the mean training loss of each of them.
         failed: why each of the other clients did not.
+        in_class, out_of_class: if asked for, of each client the accuracies of `recording.ClassAccuracy`, client by
+            client.
     """
 
     clients: list[int]
@@ -164,10 +170,14 @@ class TrainReply:
     num_examples: int
     losses: list[float]
     failed: Mapping[int, str] = field(default_factory=dict)
+    in_class: list[float] = field(default_factory=list)
+    out_of_class: list[float] = field(default_factory=list)
 
     def to_content(self) -> RecordDict:
         """Pack."""
-        metrics: dict[str, Any] = {key: getattr(self, key) for key in ("clients", "weight", "losses")}
+        metrics: dict[str, Any] = {
+            key: getattr(self, key) for key in ("clients", "weight", "losses", *PER_TRAINING_EPOCH)
+        }
         return RecordDict(
             {
                 "arrays": ArrayRecord({name: value.cpu() for name, value in self.update.items()}),
@@ -178,7 +188,12 @@ class TrainReply:
 
     @classmethod
     def from_content(
-        cls, content: RecordDict, asked: Collection[int], num_train: Mapping[int, int], shared: Mapping[str, Tensor]
+        cls,
+        content: RecordDict,
+        asked: Collection[int],
+        num_train: Mapping[int, int],
+        shared: Mapping[str, Tensor],
+        num_values: int = 0,
     ) -> "TrainReply":
         """Unpack, and check.
 
@@ -187,6 +202,7 @@ class TrainReply:
             asked: the clients that the node was asked to train.
             num_train: every client's training examples.
             shared: what is shared of the global model, for its names, shapes and types.
+            num_values: how many class accuracies of each kind there must be for each client.
 
         Raises:
             ReplyError: if it is not what was asked for.
@@ -201,6 +217,7 @@ class TrainReply:
         if type(losses) is not list or len(losses) != len(clients) or not all(map(_is_finite, losses)):
             raise ReplyError(f"its losses are {losses!r}")
         failed = _failed(content, set(asked) - set(clients))
+        columns = [_checked_column(metrics, name, num_values, len(clients)) for name in PER_TRAINING_EPOCH]
         if not clients:
             return cls(clients, {}, weight, num_examples, losses, failed)  # type: ignore[arg-type]
         of_one = weight == expected
@@ -208,15 +225,22 @@ class TrainReply:
         for name, value in update.items():  # a sum may be finite where the mean, in the model's type, is not
             if not torch.isfinite((value * weight / num_examples).to(shared[name].dtype)).all():
                 raise ReplyError(f"its {name} is not finite")
-        return cls(clients, update, weight, num_examples, losses, failed)  # type: ignore[arg-type]
+        return cls(clients, update, weight, num_examples, losses, failed, *columns)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class EvaluateReply:
-    """What each of a node's clients measured, by its id, and why the others did not."""
+    """What a node's clients measured.
+
+    Attributes:
+        results: by the id of the client.
+        failed: why there is none of the other clients.
+        directions: if asked for, the sum over these clients of what `recording.watch_directions` notes.
+    """
 
     results: Mapping[int, ClientResult]
     failed: Mapping[int, str] = field(default_factory=dict)
+    directions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to_content(self) -> RecordDict:
         """Pack: lists with a value per fine-tuning epoch follow one another, client by client."""
@@ -227,11 +251,18 @@ class EvaluateReply:
         metrics["without_head_accuracy"] = [
             result.without_head_accuracy for result in results if result.without_head_accuracy is not None
         ]
-        return RecordDict({"metrics": MetricRecord(metrics), "failed": _failed_record(self.failed)})
+        content = RecordDict({"metrics": MetricRecord(metrics), "failed": _failed_record(self.failed)})
+        if self.directions:
+            content["arrays"] = ArrayRecord(dict(self.directions))
+        return content
 
     @classmethod
     def from_content(
-        cls, content: RecordDict, asked: Collection[int], num_values: Mapping[str, int]
+        cls,
+        content: RecordDict,
+        asked: Collection[int],
+        num_values: Mapping[str, int],
+        directions: Mapping[str, Tensor] | None = None,
     ) -> "EvaluateReply":
         """Unpack, and check.
 
@@ -239,6 +270,7 @@ class EvaluateReply:
             content: of the reply.
             asked: the clients that the node was asked to evaluate.
             num_values: how many values there must be for each client, by the name of what was measured.
+            directions: those that must come too, for their names, shapes and types; nothing if none were asked for.
 
         Raises:
             ReplyError: if it is not what was asked for.
@@ -247,17 +279,14 @@ class EvaluateReply:
         failed = _failed(content, set(asked) - set(clients))
         if not clients:
             return cls({}, failed)
+        sums = _checked_state(content, directions) if directions else {}
+        for name, value in sums.items():
+            if not value.norm() <= len(clients) * (1 + 1e-9):  # so many vectors of length one; NaN is not, either
+                raise ReplyError(f"its {name} is no sum of {len(clients)} unit vectors")
         metrics: dict[str, Any] = dict(content.metric_records["metrics"])
         columns = {}
         for name, number in num_values.items():
-            column = metrics.get(name)
-            if type(column) is not list or len(column) != number * len(clients):
-                raise ReplyError(f"its {name} is not {number} numbers for every client")
-            maybe_none = name in ("id_accuracy", "ood_accuracy")  # NaN for a client without such images
-            for value in column:
-                allowed = _is_finite(value) or (maybe_none and type(value) is float and math.isnan(value))
-                if not allowed or (name != "loss" and not math.isnan(value) and not 0 <= value <= 100):
-                    raise ReplyError(f"its {name} is {value!r}")
+            column = _checked_column(metrics, name, number, len(clients))
             columns[name] = [column[index * number : (index + 1) * number] for index in range(len(clients))]
         without_head = columns.pop("without_head_accuracy")
         return cls(
@@ -269,6 +298,7 @@ class EvaluateReply:
                 for index, client in enumerate(clients)
             },
             failed,
+            sums,
         )
 
 
@@ -281,6 +311,18 @@ def _checked_clients(content: RecordDict, asked: Collection[int]) -> list[int]:
     if not ids or len(set(clients)) != len(clients) or not set(clients) <= set(asked):  # type: ignore[arg-type]
         raise ReplyError(f"it is about the clients {clients!r}, asked were {sorted(asked)}")
     return clients  # type: ignore[return-value]
+
+
+def _checked_column(metrics: Mapping[str, Any], name: str, number: int, num_clients: int) -> list[float]:
+    """Losses or percentages, so many for each client, one client after the other."""
+    column = metrics.get(name)
+    if type(column) is not list or len(column) != number * num_clients:
+        raise ReplyError(f"its {name} is not {number} numbers for every client")
+    for value in column:
+        maybe_none = name in MAYBE_NONE and type(value) is float and math.isnan(value)
+        if not (maybe_none or (_is_finite(value) and (name == "loss" or 0 <= value <= 100))):
+            raise ReplyError(f"its {name} is {value!r}")
+    return column
 
 
 def _checked_state(content: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

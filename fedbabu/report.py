@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -19,7 +20,7 @@ from fedbabu.comparison import Entry, Line, claims, entries
 from fedbabu.errors import ConfigError
 from fedbabu.experiment import Experiment, told
 from fedbabu.paper import SYMBOLS
-from fedbabu.plots import ours_and_the_papers, save_figure
+from fedbabu.plots import FIGURES, ours_and_the_papers, save_figure, setting_title
 from fedbabu.progress import TITLES
 from fedbabu.results import RunFolder
 from fedbabu.storage import write_whole
@@ -107,8 +108,29 @@ def write_report(experiment: Experiment, width: int) -> RenderableType:
     if any(entry.difference is not None for entry in found):
         save_figure(ours_and_the_papers(title, found), folder / f"{experiment.name}.png")
         written.append(f"{experiment.name}.png")
+    for ending, figure in _figures(experiment, found):
+        save_figure(figure, folder / f"{experiment.name}{ending}.png")
+        save_figure(figure, folder / f"{experiment.name}{ending}.svg")
+        written += [f"{experiment.name}{ending}.png", f"{experiment.name}{ending}.svg"]
     head = Text(f"{title}\nAccuracy in %, mean ± std over clients")
     return Group(head, *_rich(layout, width), *map(Text, notes), Text(f"Written to {folder}: {', '.join(written)}"))
+
+
+def _figures(experiment: Experiment, found: Sequence[Entry]) -> Iterator[tuple[str, Figure]]:
+    """What the experiment shows, of the runs that there are: a figure for each setting, and an ending of its name.
+
+    Raises:
+        ConfigError: if the experiment names a figure that there is not.
+    """
+    if experiment.figure is None:
+        return
+    if experiment.figure not in FIGURES:
+        raise ConfigError(f"figure = '{experiment.figure}' is not allowed: it must be one of {', '.join(FIGURES)}.")
+    runs = {run.path: run for entry in found for run in entry.runs}.values()
+    settings = list(dict.fromkeys(map(setting_title, runs)))
+    for number, title in enumerate(settings, 1):
+        of_setting = [run for run in runs if setting_title(run) == title]
+        yield f"-{number}" if len(settings) > 1 else "", FIGURES[experiment.figure](of_setting)
 
 
 def _composition(sizes: Mapping[str, Mapping[str, int]], runs: Sequence[RunFolder]) -> list[list[Any]]:

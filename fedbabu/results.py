@@ -38,7 +38,7 @@ from fedbabu.evaluation import ClientResult
 from fedbabu.federation import Federation
 from fedbabu.paper import PROTOCOL, find_cells
 from fedbabu.setting import agree, relevant
-from fedbabu.storage import load_state, remove_unfinished, save_state, write_whole
+from fedbabu.storage import load_state, load_state_and_metadata, remove_unfinished, save_state, write_whole
 
 PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "numpy")
 MODEL_FILE = "model.safetensors"
@@ -204,6 +204,15 @@ class RunFolder:
         """Write the final global model's state dict as safetensors."""
         save_state(self.path / MODEL_FILE, state)
 
+    def write_similarity(self, similarity: Mapping[str, Sequence[float]]) -> None:
+        """Write similarity.json: of each layer, the clients' mean cosine similarity after 0, 1, … epochs."""
+        self._write_json("similarity.json", similarity)
+
+    def write_features(self, features: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> None:
+        """Write features.safetensors: what `recording.body_features` found."""
+        texts = {kind: json.dumps(of_kind) for kind, of_kind in names.items()}
+        save_state(self.path / "features.safetensors", features, texts)
+
     def summarize(self, missing: Mapping[int, str]) -> None:
         """Sum up the clients' and rounds' records, and which clients are missing, and why; not written yet."""
         paper = {
@@ -297,6 +306,16 @@ class RunFolder:
     def summary(self) -> Record:
         """Mean, std and number of clients of every metric, the paper's cells, and totals of time and bytes."""
         return self._summary or self._read_json("summary.json")
+
+    @cached_property
+    def similarity(self) -> Record:
+        """The clients' mean cosine similarity by layer, after 0, 1, … epochs of fine-tuning, if it was recorded."""
+        return self._read_json("similarity.json")
+
+    def features(self) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """What `recording.body_features` found, if it was recorded."""
+        features, texts = load_state_and_metadata(self.path / "features.safetensors")
+        return features, {kind: json.loads(text) for kind, text in texts.items()}
 
     @property
     def rounds(self) -> list[Record]:

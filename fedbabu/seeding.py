@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     SERVER_TRAINING = 5
     CLIENTS = 6
     ROUNDING = 7
+    RECORDING = 8
 
 
 def numpy_generator(seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:

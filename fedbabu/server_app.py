@@ -19,8 +19,10 @@ from fedbabu.data import too_small_client
 from fedbabu.errors import ConfigError, DivergedError, RunError
 from fedbabu.federation import ClientInfo, Federation
 from fedbabu.initial_model import open_initial_model
+from fedbabu.loggers import check_logger, open_logger
 from fedbabu.messages import Offer, ReplyError
 from fedbabu.progress import Progress, final_report
+from fedbabu.recording import body_features
 from fedbabu.results import RunFolder, results_path
 from fedbabu.server_data import ServerData
 from fedbabu.storage import check_writable
@@ -41,7 +43,8 @@ def main(grid: Grid, context: Context) -> None:
             run = RunFolder.resumable(given.resume)
             until_the_end.enter_context(run.locked())
             config = given.resuming(run.config)
-        else:
+        check_logger(config.logger)
+        if not run:
             check_writable(results_path(config), f"results-dir = '{config.results_dir}'")
         print(
             f"Looking for {config.num_clients} clients and their data, '{config.dataset}' (decoded once per machine) …",
@@ -52,6 +55,11 @@ def main(grid: Grid, context: Context) -> None:
             run.check_federation(federation)
             saved = Checkpoints(run.path).usable()
         model = open_initial_model(config, federation, saved[0].model if saved else None)
+        if "features" in config.records and federation.owners:
+            raise ConfigError(
+                f"record = '{config.record}' needs the clients' images on the server, but the SuperNodes have data of "
+                "their own: take 'features' out of it."
+            )
         server_data = ServerData.open(config, federation, model) if config.server_trains else None
         if not run:
             saved = [Checkpoint.start(model)]
@@ -70,6 +78,10 @@ def main(grid: Grid, context: Context) -> None:
                 train_config=ConfigRecord(config.to_flower()),
             )
             run.write_clients(strategy.results, federation)
+            if strategy.similarity:
+                run.write_similarity(strategy.similarity)
+            if "features" in config.records:
+                run.write_features(*body_features(model, strategy.global_model, config))
             run.summarize(strategy.missing)
             from fedbabu.plots import save_plots  # not at the start: matplotlib takes half a second
 
@@ -87,10 +99,12 @@ def _strategy(
     progress: Progress,
 ) -> SharedPartFedAvg:
     """The strategy, which tells the run folder and the user what happens."""
+    log = open_logger(config.logger, run.path, len(run.rounds) + 1)
 
     def on_round(record: dict[str, Any]) -> None:
         run.append_round(record)
         progress.round(record)
+        log(record)
 
     def on_evaluation(personalize: bool) -> None:
         if personalize:  # saved first: the training is worth keeping whatever becomes of the evaluation

@@ -8,7 +8,7 @@ from fedbabu.config import CONDUCT_KEYS
 from fedbabu.partitions import PARTITIONS
 
 # How a run goes about its work: its numbers do not depend on these.
-CONDUCT = {"results-dir", "resume", "evaluate-every", *CONDUCT_KEYS}
+CONDUCT = {"results-dir", "resume", "evaluate-every", "record", *CONDUCT_KEYS}
 
 # Where the data came from: what they are is in config.json.
 SOURCE = {"dataset", "image-column", "label-column"}
@@ -58,13 +58,15 @@ def agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def covers(run_config: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Whether a run of one configuration has the numbers that another one asks for, but for data and seed.
 
-    It has if they are of one setting. Where all of fine-tuning is one phase, so that a run has the accuracy after each
-    of its epochs, it may also go on for longer than was asked.
+    It has if they are of one setting, and no more is to be recorded for figures. Where all of fine-tuning is one phase,
+    so that a run has the accuracy after each of its epochs, it may also go on for longer than was asked.
     """
     if run_config["algorithm"] != asked["algorithm"]:
         return False
     continues = ALGORITHMS[asked["algorithm"]].continues
     if continues and run_config["initial-model"].endswith(".safetensors"):  # of any setting
+        return False
+    if not set(asked["record"].split()) <= set(run_config["record"].split()):
         return False
     one, two = setting(run_config), setting(asked)
     if by_epoch(asked) and one["num-finetune-epochs"] >= two["num-finetune-epochs"]:

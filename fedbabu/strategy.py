@@ -6,18 +6,22 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any, NoReturn
 
+import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
+from torch import Tensor
 
-from fedbabu.aggregation import weighted_sum
+from fedbabu.aggregation import State, weighted_sum
 from fedbabu.checkpoints import STAYING, Checkpoint
 from fedbabu.config import RunConfig
 from fedbabu.errors import DivergedError, RunError, why
 from fedbabu.evaluation import ClientResult
 from fedbabu.exchange import NOT_CONNECTED, Exchange
 from fedbabu.federation import Federation
-from fedbabu.messages import MAX_REASON, NOT_FINITE, EvaluateReply, Task, TrainReply
+from fedbabu.messages import MAX_REASON, NOT_FINITE, PER_TRAINING_EPOCH, EvaluateReply, Task, TrainReply
+from fedbabu.recording import layer_similarity, mean_of_known, weights
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.server_data import ServerData
 
@@ -71,6 +75,7 @@ class SharedPartFedAvg(FedAvg):
         self.shared = {name: newest.model[name] for name in config.row.shares.names(newest.model)}
         self.results: dict[int, ClientResult] = {}  # of the last evaluation, by client id,
         self.missing: dict[int, str] = {}  # and why there is none of the other clients
+        self.similarity: dict[str, list[float]] = {}  # of the clients' layers, if it is recorded
         self._on_round = on_round
         self._on_evaluation = on_evaluation
         self._on_checkpoint = on_checkpoint
@@ -193,8 +198,10 @@ class SharedPartFedAvg(FedAvg):
         """
         exchange = self._exchange
         assert exchange is not None
+        num_curve = self.config.num_curve_values(self._record["round"])
         checked = exchange.checked(
-            replies, lambda content, asked: TrainReply.from_content(content, asked, self._num_train, self.shared)
+            replies,
+            lambda content, asked: TrainReply.from_content(content, asked, self._num_train, self.shared, num_curve),
         )
         nodes = [node for node in checked if node.clients]
         self._note(exchange)
@@ -210,6 +217,10 @@ class SharedPartFedAvg(FedAvg):
             sums = weighted_sum((node.update, node.weight) for node in nodes)
             model |= {name: (value / num_examples).to(model[name].dtype) for name, value in sums.items()}
             metrics["train-loss"] = sum(losses[c] * self._num_train[c] for c in sorted(losses)) / num_examples
+        if num_curve:
+            for key in PER_TRAINING_EPOCH:
+                of_clients = np.array([value for node in nodes for value in getattr(node, key)]).reshape(-1, num_curve)
+                self._record[key.replace("_", "-")] = mean_of_known(of_clients)
         if self.server_data:
             try:
                 model, metrics["server-loss"] = self.server_data.train(model, server_round)
@@ -255,8 +266,13 @@ class SharedPartFedAvg(FedAvg):
             num_values = dict.fromkeys(("accuracy", "loss"), epochs)
             num_values |= dict.fromkeys(("id_accuracy", "ood_accuracy"), epochs * by_distribution)
             num_values["without_head_accuracy"] = int(exchange.task.personalize)
-            for reply in exchange.checked(replies, lambda c, asked: EvaluateReply.from_content(c, asked, num_values)):
+            directions = self._directions(epochs) if exchange.task.personalize else {}
+            sums: list[State] = []
+            for reply in exchange.checked(
+                replies, lambda content, asked: EvaluateReply.from_content(content, asked, num_values, directions)
+            ):
                 results |= reply.results
+                sums += [reply.directions] if reply.directions else []
             self._note(exchange)
             untrained = self.federation.clients.keys() - set(exchange.task.clients)
             missing = dict.fromkeys(untrained, "it never trained") | exchange.failed
@@ -267,6 +283,7 @@ class SharedPartFedAvg(FedAvg):
                 raise RunError(
                     f"No client could be evaluated after round {server_round}: {why(self.missing, MAX_REASON)}."
                 )
+            self.similarity = layer_similarity(sums, len(results)) if len(results) > 1 else {}
             initial = sum(result.accuracy[0] for result in self.results.values()) / len(results)
             self._record |= {"initial-accuracy": initial, "missing": self.missing}
             metrics = MetricRecord({"initial-accuracy": initial})
@@ -282,6 +299,16 @@ class SharedPartFedAvg(FedAvg):
         needed = [self._kept, *self._kept_at.values()]
         kept = [" ".join(dict.fromkeys(str(at.get(client, 0)) for at in needed)) for client in clients]
         return Task(str(self.run), self.run_id, server_round, clients, kept, rounds)
+
+    def _directions(self, num_values: int) -> dict[str, Tensor]:
+        """The names, shapes and types of what `recording.watch_directions` notes, if that is asked for; no values."""
+        if "similarity" not in self.config.records:
+            return {}
+        return {
+            f"{epoch} {name}": torch.empty(value.numel(), dtype=torch.float64, device="meta")
+            for epoch in range(num_values)
+            for name, value in weights(self.global_model).items()
+        }
 
     def _send(self, messages: Iterable[Message], timeout: float) -> list[Message]:
         return self._exchange.send(messages, timeout) if self._exchange else []

@@ -4,7 +4,7 @@ import torch
 
 from fedbabu.models.base import ImageShape, SplitNetwork
 from fedbabu.models.conv_nets import FourConvNet, ThreeConvNet
-from fedbabu.models.head_init import HEAD_INITS
+from fedbabu.models.head_init import HEAD_INITS, mean_row_cosine
 from fedbabu.models.mobile_net import MobileNet
 from fedbabu.models.res_nets import ResNet10, ResNet18, ResNet50
 
@@ -30,4 +30,4 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int, seed: int,
         return model.to(memory_format=torch.channels_last)
 
 
-__all__ = ["HEAD_INITS", "MODELS", "ImageShape", "SplitNetwork", "build_model"]
+__all__ = ["HEAD_INITS", "MODELS", "ImageShape", "SplitNetwork", "build_model", "mean_row_cosine"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 RELU_GAIN = nn.init.calculate_gain("relu")  # √2, which the paper takes too
@@ -30,6 +31,13 @@ def _similar(weight: Tensor) -> None:
     """Uniform on [0.45, 0.55], each row divided by its norm, so that all point almost the same way (footnote 13)."""
     nn.init.uniform_(weight, 0.45, 0.55)
     weight.div_(weight.norm(dim=1, keepdim=True))
+
+
+def mean_row_cosine(weight: Tensor) -> float:
+    """The mean cosine similarity between two rows of a weight, [classes, features] (the values of Figure 3)."""
+    rows = F.normalize(weight)
+    num_rows = len(rows)
+    return ((rows @ rows.T).sum().item() - num_rows) / (num_rows * (num_rows - 1))
 
 
 HEAD_INITS: dict[str, Callable[[Tensor], object]] = {
