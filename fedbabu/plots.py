@@ -229,13 +229,10 @@ def class_accuracy(runs: Sequence[RunFolder]) -> Figure:
     for axes, (kind, title) in zip(panels, kinds.items(), strict=True):
         for run, color in zip(runs, _colors(runs), strict=True):
             rounds = [[np.nan if value is None else value for value in record[kind]] for record in run.rounds]
-            epochs = np.concatenate([
-                start + np.linspace(0, len(curve) - 1, len(curve))
-                for start, curve in zip(_epochs_before(rounds), rounds, strict=True)
-            ])  # fmt: skip
-            axes.plot(epochs, np.concatenate(rounds), color=color, linewidth=0.8, label=_label(run))
-            starts, broadcast = _epochs_before(rounds), [curve[0] for curve in rounds]
-            axes.plot(starts, broadcast, "o", markersize=2.5, color=color)
+            starts = _epochs_before(rounds)
+            epochs = [start + np.arange(len(curve)) for start, curve in zip(starts, rounds, strict=True)]
+            axes.plot(np.concatenate(epochs), np.concatenate(rounds), color=color, linewidth=0.8, label=_label(run))
+            axes.plot(starts, [curve[0] for curve in rounds], "o", markersize=2.5, color=color)
         axes.set(xlabel="Local epochs of all rounds; dots: as broadcast", ylabel="Accuracy (%)")
         axes.set_title(title, fontsize=10)
         axes.set_ylim(bottom=0)
