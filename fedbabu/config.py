@@ -252,7 +252,7 @@ class RunConfig:
         """The class accuracies of each kind that a sampled client records in a round: before and after each epoch."""
         if "class-accuracy" not in self.records:
             return 0
-        epochs = sum(self.num_local_epochs if phase.epochs is None else phase.epochs for phase in self.row.trains)
+        epochs = sum(phase.num_epochs(self.num_local_epochs) for phase in self.row.trains)
         return (1 + epochs) * len(self.local_rounds(server_round))
 
     @property
@@ -307,8 +307,7 @@ class RunConfig:
     @property
     def finetune_epochs(self) -> int:
         """The epochs of fine-tuning, all phases together."""
-        phases = self.row.personalizes
-        return sum(self.num_finetune_epochs if phase.epochs is None else phase.epochs for phase in phases)
+        return sum(phase.num_epochs(self.num_finetune_epochs) for phase in self.row.personalizes)
 
     @property
     def finetune_learning_rate(self) -> float:

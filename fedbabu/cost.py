@@ -40,7 +40,7 @@ class Cost:
     def _epochs(self) -> int:
         """Of a client in a round, all phases together."""
         phases = self.config.row.trains + self.config.row.trains_kept
-        return sum(self.config.num_local_epochs if phase.epochs is None else phase.epochs for phase in phases)
+        return sum(phase.num_epochs(self.config.num_local_epochs) for phase in phases)
 
     def evaluations(self, done: int) -> float:
         """Of the evaluations that follow on so many rounds, but for the final one, in the last round's place."""

@@ -49,7 +49,7 @@ def train(
     for phase in phases:
         sgd = _LocalSGD(model, received, phase, config, learning_rate)
         step = GraphedStep(sgd.step) if config.cuda_graph and DEVICE.type == "cuda" else sgd.step
-        for _ in range(epochs if phase.epochs is None else phase.epochs):
+        for _ in range(phase.num_epochs(epochs)):
             model.train()  # in every epoch: whoever takes the loss may evaluate in between
             # Summed on the device: reading the loss of a step would make every step wait for it.
             loss_sum, num_summed = torch.zeros((), device=examples.labels.device), 0

@@ -93,6 +93,10 @@ class Phase:
     blocks: int = 0
     head_rate: float = 1.0
 
+    def num_epochs(self, otherwise: int) -> int:
+        """Its epochs, or otherwise those that the run config says."""
+        return otherwise if self.epochs is None else self.epochs
+
 
 @dataclass(frozen=True)
 class Algorithm:
