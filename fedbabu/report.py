@@ -20,7 +20,7 @@ from fedbabu.comparison import Entry, Line, claims, entries
 from fedbabu.errors import ConfigError
 from fedbabu.experiment import Experiment, told
 from fedbabu.paper import SYMBOLS
-from fedbabu.plots import FIGURES, ours_and_the_papers, save_figure, setting_title
+from fedbabu.plots import FIGURES, figures, ours_and_the_papers, save_figure
 from fedbabu.progress import TITLES
 from fedbabu.results import RunFolder
 from fedbabu.storage import write_whole
@@ -105,32 +105,30 @@ def write_report(experiment: Experiment, width: int) -> RenderableType:
     if table and any(cell.printed is None for cell in experiment.cells):
         notes.append("The paper's numbers are of another setting than these cells.")
     written = [write("md", _markdown(title, layout, notes)), write("csv", _csv(_records(found)))]
+    drawn = _figures(experiment, found)
     if any(entry.difference is not None for entry in found):
-        save_figure(ours_and_the_papers(title, found), folder / f"{experiment.name}.png")
-        written.append(f"{experiment.name}.png")
-    for ending, figure in _figures(experiment, found):
-        save_figure(figure, folder / f"{experiment.name}{ending}.png")
-        save_figure(figure, folder / f"{experiment.name}{ending}.svg")
-        written += [f"{experiment.name}{ending}.png", f"{experiment.name}{ending}.svg"]
+        drawn["-beside-the-paper"] = ours_and_the_papers(title, found)
+    for ending, figure in drawn.items():
+        for kind in ("png", "svg"):
+            save_figure(figure, folder / f"{experiment.name}{ending}.{kind}")
+            written.append(f"{experiment.name}{ending}.{kind}")
     head = Text(f"{title}\nAccuracy in %, mean ± std over clients")
     return Group(head, *_rich(layout, width), *map(Text, notes), Text(f"Written to {folder}: {', '.join(written)}"))
 
 
-def _figures(experiment: Experiment, found: Sequence[Entry]) -> Iterator[tuple[str, Figure]]:
-    """What the experiment shows, of the runs that there are: a figure for each setting, and an ending of its name.
+def _figures(experiment: Experiment, found: Sequence[Entry]) -> dict[str, Figure]:
+    """What the experiment shows, of the runs that there are: a figure for each setting, by an ending of its name.
 
     Raises:
         ConfigError: if the experiment names a figure that there is not.
     """
     if experiment.figure is None:
-        return
+        return {}
     if experiment.figure not in FIGURES:
         raise ConfigError(f"figure = '{experiment.figure}' is not allowed: it must be one of {', '.join(FIGURES)}.")
-    runs = {run.path: run for entry in found for run in entry.runs}.values()
-    settings = list(dict.fromkeys(map(setting_title, runs)))
-    for number, title in enumerate(settings, 1):
-        of_setting = [run for run in runs if setting_title(run) == title]
-        yield f"-{number}" if len(settings) > 1 else "", FIGURES[experiment.figure](of_setting)
+    runs = {run.path: run for entry in found for run in entry.runs}
+    drawn = list(figures(experiment.figure, list(runs.values())))
+    return {f"-{number}" if len(drawn) > 1 else "": figure for number, figure in enumerate(drawn, 1)}
 
 
 def _composition(sizes: Mapping[str, Mapping[str, int]], runs: Sequence[RunFolder]) -> list[list[Any]]:

@@ -7,7 +7,7 @@ clients/           what each client keeps, as safetensors, if the algorithm keep
 clients.jsonl      one line per client of the final evaluation
 model.safetensors  the global model after the last round; written before the final evaluation
 summary.json       mean ± std over clients, beside the paper's
-plots/             the figures as PNG
+plots/             the figures as PNG and SVG
 """
 
 import errno

@@ -279,7 +279,7 @@ def test_a_report_has_ours_beside_the_papers(folders, capsys):
     for text in ("88.50 ± 5.00", "87.85 ± 8.57", "+0.65", "-5.94 !", "2 of 8 cells have runs, of 1 to 2 seeds."):
         assert text in shown
     assert "1 of 2 differ (!)" in " ".join(shown.split())
-    assert (folders.results / "reports" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (folders.results / "reports" / f"{name}-beside-the-paper.png").read_bytes().startswith(b"\x89PNG")
     markdown = (folders.results / "reports" / f"{name}.md").read_text()
     assert "| 2 | 0.1 | 4 | ours<br>paper<br>difference | 88.50 ± 5.00<br>87.85 ± 8.57<br>+0.65 |" in markdown
     assert "| <br>86.84 ± 10.20<br> |" in markdown

@@ -1,13 +1,19 @@
 """Every figure shows what the run folder says: the data behind the axes, not pixels."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from in_process import run_server
+from matplotlib.container import ErrorbarContainer
+from PIL import Image
 
-from fedbabu import client_app, plots, recording, report
+from fedbabu import client_app, partition, plots, recording, report
 from fedbabu.config import default_run_config
 from fedbabu.errors import ConfigError
 from fedbabu.experiment import Experiment
+from fedbabu.paper import find_cells
 from fedbabu.results import RunFolder, all_runs
 
 FIGURES_RUNS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 15, 16)
@@ -22,10 +28,15 @@ CENTRALIZED = {"algorithm": "fedavg", "fraction-train": 0.0, "server-data-fracti
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     results = str(tmp_path_factory.mktemp("results"))
+    done = {}
 
     def run(**keys):
+        """A run of SMALL with other keys; one that there is already, if they are the same."""
         given = {key.replace("_", "-"): value for key, value in keys.items()}
-        return run_server(default_run_config() | SMALL | {"results-dir": results} | given)[0]
+        name = json.dumps(given, sort_keys=True)
+        if name not in done:
+            done[name] = run_server(default_run_config() | SMALL | {"results-dir": results} | given)[0]
+        return done[name]
 
     return run
 
@@ -40,6 +51,12 @@ def lines(figure):
     return {line.get_label(): line.get_xydata() for line in figure.axes[0].get_lines()}
 
 
+def hollow(figure):
+    """The data of the paper's markers in a figure's first axes."""
+    drawn = [line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "white"]
+    return [line.get_xydata().tolist() for line in drawn if len(line.get_xydata())]
+
+
 def legend(figure):
     axes = figure.axes[0]
     return axes.get_legend().get_title().get_text(), [text.get_text() for text in axes.get_legend().get_texts()]
@@ -47,9 +64,116 @@ def legend(figure):
 
 def test_accuracy_over_rounds(federated):
     drawn = lines(plots.accuracy_over_rounds(federated))
-    assert list(drawn) == ["fedavg (seed 7)", "fedbabu (seed 7)"]
+    assert list(drawn) == ["fedavg", "fedbabu"]
     for run, data in zip(federated, drawn.values(), strict=True):
         assert data.tolist() == [[record["round"], record["initial-accuracy"]] for record in run.rounds]
+
+
+@pytest.fixture(scope="module")
+def as_in_the_paper(federated, tmp_path_factory):
+    """Runs that the paper has cells for: small ones under another name."""
+    runs = []
+    for run in federated:
+        folder = tmp_path_factory.mktemp("results") / run.path.name
+        shutil.copytree(run.path, folder)
+        recorded = json.loads((folder / "config.json").read_text())
+        setting = {"dataset": "cifar10", "num-clients": 100, "fraction-train": 0.1, "num-local-epochs": 4}
+        setting |= {"num-server-rounds": 80, "num-finetune-epochs": 5, "batch-size": 50}
+        recorded["run-config"] |= setting
+        recorded["dataset"] |= {"name": "cifar10", "num-train-examples": 50000}
+        (folder / "config.json").write_text(json.dumps(recorded))
+        runs.append(RunFolder(folder))
+        runs[-1].summarize({})
+        runs[-1].write_summary()
+    return runs
+
+
+def test_the_papers_numbers_are_hollow_markers(as_in_the_paper):
+    papers = [find_cells(run.config, run.dataset) for run in as_in_the_paper]
+    initial = [of_run["initial"].mean for of_run in papers]
+    assert initial == [26.72, 44.39]  # Table 12
+    assert hollow(plots.accuracy_over_rounds(as_in_the_paper)) == [[[3, value]] for value in initial]
+    assert [points[0][1] for points in hollow(plots.accuracy_over_communication(as_in_the_paper))] == initial
+    longer = [run.clients for run in as_in_the_paper]
+    for rows in longer:  # fine-tuned for five epochs
+        for row in rows:
+            row["accuracy"] = np.linspace(row["accuracy"][0], row["accuracy"][-1], 6).tolist()
+    for run, rows in zip(as_in_the_paper, longer, strict=True):
+        (run.path / "clients.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = hollow(plots.accuracy_over_finetune_epochs(as_in_the_paper))
+    assert drawn == [[[0, of_run["initial"].mean], [5, of_run["personalized"].mean]] for of_run in papers]
+    (by_s,) = {tuple(map(tuple, points)) for points in hollow(plots.accuracy_by_heterogeneity(as_in_the_paper[:1]))}
+    assert by_s == ((0, 85.94),)  # Table 13
+    for draw in (plots.accuracy_over_clients, plots.accuracy_beside_the_paper):
+        places = [point[0] for points in hollow(draw(as_in_the_paper)) for point in points]
+        means = [point[1] for points in hollow(draw(as_in_the_paper)) for point in points]
+        metrics = ("initial", "without-head", "personalized")
+        assert means == [of_run[metric].mean for of_run in papers for metric in metrics]
+        assert [round(place) for place in places] == [0, 1, 2] * 2
+
+
+def test_without_the_papers_numbers_there_are_no_hollow_markers(federated):
+    for draw in (plots.accuracy_over_rounds, plots.accuracy_over_clients, plots.accuracy_over_finetune_epochs):
+        figure = draw(federated)
+        assert hollow(figure) == []
+        for legend in [*figure.legends, figure.axes[0].get_legend()]:
+            assert legend is None or "the paper's" not in [text.get_text() for text in legend.get_texts()]
+
+
+def test_every_client_is_a_dot(federated):
+    figure = plots.accuracy_over_clients(federated)
+    axes = figure.axes[0]
+    dots = [points.get_offsets().data for points in axes.collections if len(points.get_offsets())]
+    expected = [(run, place, values) for run in federated for place, values in enumerate(run.accuracies().values())]
+    bars = [line.get_xydata() for line in axes.get_lines() if len(line.get_xydata())]
+    for (run, place, values), points, bar in zip(expected, dots, bars, strict=True):
+        assert len(values) == 8
+        assert points[:, 1].tolist() == values.tolist()
+        assert (np.round(points[:, 0]) == place).all()
+        side = -1 if run is federated[0] else 1
+        assert (np.sign(points[:, 0] - place) == side).all()
+        np.testing.assert_allclose(bar[:, 1], values.mean())
+        assert bar[0, 0] < points[:, 0].min()
+        assert bar[1, 0] > points[:, 0].max()
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == [f"{values.mean():.1f} ± {values.std():.1f}" for _, _, values in expected]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["Initial", "Without head", "Personalized"]
+
+
+def test_an_algorithm_that_keeps_a_part_has_no_initial_accuracy(run):
+    kept = run(algorithm="fedper")
+    axes = plots.accuracy_over_clients([kept]).axes[0]
+    dots = [points.get_offsets() for points in axes.collections if len(points.get_offsets())]
+    assert [round(float(points[0, 0])) for points in dots] == [1, 2]
+    bars = [drawn for drawn in plots.accuracy_beside_the_paper([kept]).axes[0].containers if drawn[0].get_xydata().size]
+    assert [round(drawn[0].get_xdata()[0]) for drawn in bars] == [1, 2]
+
+
+def test_accuracy_over_finetune_epochs(federated):
+    figure = plots.accuracy_over_finetune_epochs(federated)
+    bands = figure.axes[0].collections
+    for run, data, band in zip(federated, lines(figure).values(), bands, strict=True):
+        accuracy = np.array([row["accuracy"] for row in run.clients])
+        np.testing.assert_allclose(data, np.column_stack([range(3), accuracy.mean(axis=0)]))
+        edges = band.get_paths()[0].vertices
+        for epoch in range(3):
+            mean, std = accuracy[:, epoch].mean(), accuracy[:, epoch].std()
+            of_epoch = edges[edges[:, 0] == epoch, 1]
+            np.testing.assert_allclose([of_epoch.min(), of_epoch.max()], [mean - std, mean + std])
+
+
+def test_accuracy_beside_the_paper_has_mean_and_std(federated):
+    axes = plots.accuracy_beside_the_paper(federated).axes[0]
+    bars = [drawn for drawn in axes.containers if isinstance(drawn, ErrorbarContainer) and drawn[0].get_xydata().size]
+    expected = [of for run in federated for of in run.summary["accuracy"].values()]
+    for bar, of in zip(bars, expected, strict=True):
+        (low, high) = bar[2][0].get_segments()[0][:, 1]
+        np.testing.assert_allclose([low, high], [of["mean"] - of["std"], of["mean"] + of["std"]])
+
+
+def test_labels_have_what_tells_the_runs_apart(run, federated):
+    other = run(algorithm="fedbabu", seed=3)
+    assert list(lines(plots.accuracy_over_rounds([federated[1], other]))) == ["fedbabu, seed 7", "fedbabu, seed 3"]
 
 
 def test_accuracy_over_communication(federated):
@@ -66,16 +190,15 @@ def test_accuracy_over_communication(federated):
 
 def test_centralized_accuracy_by_the_trained_part(run):
     runs = [run(**CENTRALIZED, server_part=part) for part in ("", "body", "head")]
-    figure = plots.centralized_accuracy(runs)
+    figure = plots.centralized_by_part(runs)
     assert legend(figure) == ("trained", ["full", "body", "head"])
     for each, data in zip(runs, lines(figure).values(), strict=True):
         assert data.tolist() == [[record["round"], record["test-accuracy"]] for record in each.rounds]
 
 
 def test_centralized_accuracy_by_the_heads_initialization(run):
-    keys = CENTRALIZED | {"algorithm": "fedbabu"}
-    runs = [run(**keys, head_init=name) for name in ("he", "orthogonal", "similar")]
-    figure = plots.centralized_accuracy(runs)
+    runs = [run(**CENTRALIZED, server_part="body", head_init=name) for name in ("he", "orthogonal", "similar")]
+    figure = plots.centralized_by_head_init(runs)
     title, labels = legend(figure)
     assert title == "head initialized"
     for each, label in zip(runs, labels, strict=True):
@@ -104,6 +227,64 @@ def test_accuracy_by_a_key_of_the_run_config(run):
     assert "f = 0.5" in title
 
 
+def test_accuracy_by_a_key_is_the_mean_over_seeds(run):
+    runs = [run(algorithm="fedavg", finetune_part=part, seed=seed) for part in ("head", "body") for seed in (1, 2)]
+    figure = plots.accuracy_by_finetuned_part(runs)
+    means = [each.summary["accuracy"]["personalized"]["mean"] for each in runs]
+    expected = [[0, np.mean(means[2:])], [1, np.mean(means[:2])]]
+    np.testing.assert_allclose(lines(figure)["fedavg"], expected)
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["body", "head"]
+
+
+def test_a_figure_for_every_setting_of_the_runs_that_have_what_it_takes(run, federated):
+    centralized = [run(**CENTRALIZED, server_part=part) for part in ("", "body", "head")]
+    similar = run(**CENTRALIZED, server_part="body", head_init="similar")
+    recorded = run(algorithm="fedbabu", record="similarity features")
+    two_s = [run(algorithm="fedavg", shards_per_client=s) for s in (5, 10)]
+    runs = [*federated, *centralized, similar, recorded, *two_s]
+
+    def drawn(name):
+        return [[line.get_label() for line in figure.axes[0].get_lines()] for figure in plots.figures(name, runs)]
+
+    assert drawn("centralized-by-part") == [["full", "body", "head"]]
+    ((he, other),) = drawn("centralized-by-head-init")
+    assert (he.split(" ")[0], other.split(" ")[0]) == ("he", "similar")
+    assert len(drawn("layer-similarity")) == len(drawn("vehicle-representations")) == 1
+    assert drawn("class-accuracy") == []
+    assert [len(figure) for figure in drawn("accuracy-over-finetune-epochs")] == [3, 1, 1]
+    (by_s,) = plots.figures("accuracy-by-heterogeneity", runs)
+    assert lines(by_s)["fedavg"][:, 0].tolist() == [0, 1, 2]
+    assert lines(by_s)["fedbabu"][:, 0].tolist() == [0]
+
+
+def test_every_label_and_legend_is_within_the_figure(run, federated, as_in_the_paper):
+    """Nothing is clipped: what is drawn reaches the edge of no picture."""
+    many = [*federated, *[run(algorithm=name) for name in ("fedper", "fedprox", "ditto")]]
+    recorded = [
+        run(algorithm=name, record="similarity class-accuracy features", iid_test_set=True)
+        for name in ("fedavg", "fedbabu")
+    ]
+    drawn = [
+        draw(runs)
+        for draw in (
+            plots.accuracy_over_rounds,
+            plots.accuracy_over_clients,
+            plots.accuracy_over_communication,
+            plots.accuracy_over_finetune_epochs,
+            plots.accuracy_beside_the_paper,
+            plots.accuracy_by_heterogeneity,
+        )
+        for runs in (federated, as_in_the_paper, many)
+    ]
+    names = ("class-accuracy", "layer-similarity", "representations")
+    drawn += [figure for name in names for figure in plots.figures(name, recorded)]
+    for figure in drawn:
+        figure.draw_without_rendering()
+        box, whole = figure.get_tightbbox(), figure.bbox_inches
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1, figure.axes[0].get_ylabel()
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1, figure.axes[0].get_ylabel()
+
+
 def test_class_accuracy_is_what_the_clients_measure_and_changes_nothing(run):
     keys = {"algorithm": "fedbabu", "iid_test_set": True, "num_local_epochs": 2}
     plain, recorded = run(**keys), run(**keys, record="class-accuracy")
@@ -112,6 +293,7 @@ def test_class_accuracy_is_what_the_clients_measure_and_changes_nothing(run):
     figure = plots.class_accuracy([recorded])
     for axes, kind in zip(figure.axes, ("in-class", "out-of-class"), strict=True):
         curve, broadcast = (line.get_xydata() for line in axes.get_lines())
+        assert axes.get_lines()[1].get_linestyle() == "None"
         assert curve[:, 0].tolist() == [0, 1, 2, 2, 3, 4, 4, 5, 6]
         assert curve[:, 1].tolist() == [value for record in recorded.rounds for value in record[kind]]
         assert broadcast.tolist() == [[2 * index, record[kind][0]] for index, record in enumerate(recorded.rounds)]
@@ -159,11 +341,11 @@ def test_representations_show_the_features_of_the_classes_asked_for(run):
     assert features["test"].shape[0] == len(features["test-labels"]) == 300
     assert names == {"class-names": [str(digit) for digit in range(10)]}
     figure = plots.representations([recorded], classes=("3", "7"), num_images=100)
-    assert [axes.get_title() for axes in figure.axes] == ["fedbabu, train", "fedbabu, test"]
+    assert [axes.get_title() for axes in figure.axes] == ["fedbabu, 100 training images", "fedbabu, 60 test images"]
     for axes in figure.axes:
         three, seven = axes.collections
         assert (three.get_label(), seven.get_label()) == ("3", "7")
-        assert len(three.get_offsets()) + len(seven.get_offsets()) == (100 if "train" in axes.get_title() else 60)
+        assert len(three.get_offsets()) + len(seven.get_offsets()) == (100 if "training" in axes.get_title() else 60)
         centres = [points.get_offsets().mean(axis=0) for points in (three, seven)]
         spread = max(np.std(points.get_offsets(), axis=0).max() for points in (three, seven))
         assert np.linalg.norm(centres[0] - centres[1]) > spread  # the body tells them apart
@@ -213,10 +395,32 @@ def test_a_logger_that_is_not_installed_is_refused(tmp_path, monkeypatch):
         run_server(default_run_config() | SMALL | {"results-dir": str(tmp_path), "logger": "tensorboard"})
 
 
+def test_clients_and_classes_are_what_the_partition_says(tmp_path, capsys):
+    """Figures 10, 11 and 14."""
+    train = np.array([[5, 0, 1], [0, 7, 2]])
+    test = np.array([[1, 0, 1], [0, 3, 0]])
+    figure = plots.clients_and_classes({"train": train, "test": test}, "Who has what", ["a", "b", "c"])
+    for axes, counts in zip(figure.axes, (train, test), strict=False):
+        (image,) = axes.get_images()
+        assert image.get_array().filled(0).T.tolist() == counts.tolist()
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b", "c"]
+    grouped = plots.clients_and_classes({"train": train, "test": test}, "", None, ["x", "y", "x"])
+    assert grouped.axes[0].get_images()[0].get_array().filled(0).T.tolist() == train[:, [0, 2, 1]].tolist()
+    assert [text.get_text() for text in grouped.axes[0].get_yticklabels()] == ["x", "y"]
+    for ending in ("png", "svg"):
+        keys = "dataset='digits' partition='dirichlet' num-clients=5"
+        partition.main(["--run-config", keys, "--output", str(tmp_path / f"some.{ending}")])
+    assert Image.open(tmp_path / "some.png").width > 1000
+    assert "<svg" in (tmp_path / "some.svg").read_text()
+
+
 @pytest.mark.parametrize("number", FIGURES_RUNS)
 def test_the_experiment_of_a_figure_names_what_to_draw(number):
     experiment = Experiment.compose([f"experiment=figure{number:02}"])
     assert experiment.figure in plots.FIGURES
+    by = {0: "part", 1: "head-init"}
+    if number < 10:
+        assert experiment.figure == f"centralized-by-{by[number % 2]}"
     needed = {"class-accuracy": "class-accuracy", "layer-similarity": "similarity"}
     record = needed.get(experiment.figure, "features" if "representations" in experiment.figure else "")
     assert {cell.config["record"] for cell in experiment.cells} == {record}

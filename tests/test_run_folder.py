@@ -121,15 +121,13 @@ def test_the_summary_is_mean_and_population_std_over_clients(finished):
     assert run.rounds[-1]["initial-accuracy"] == pytest.approx(summary["accuracy"]["initial"]["mean"])
 
 
-def test_plots_are_pngs(finished):
+def test_plots_are_there_as_png_and_svg(finished):
     run, _, _, _ = finished
+    names = ("accuracy_over_clients", "accuracy_over_finetune_epochs", "accuracy_over_rounds")
     plots = sorted((run.path / "plots").iterdir())
-    assert [plot.name for plot in plots] == [
-        "accuracy_over_clients.png",
-        "accuracy_over_finetune_epochs.png",
-        "accuracy_over_rounds.png",
-    ]
-    assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in plots)
+    assert [plot.name for plot in plots] == [f"{name}.{ending}" for name in names for ending in ("png", "svg")]
+    for plot in plots:
+        assert plot.read_bytes().startswith(b"\x89PNG" if plot.suffix == ".png" else b"<?xml")
 
 
 def test_what_a_run_says(finished):
