@@ -8,7 +8,7 @@ from typing import Any
 from fedbabu.errors import ConfigError
 
 Log = Callable[[Mapping[str, Any]], None]
-"""Takes a round's record, as it is in rounds.jsonl."""
+"""Takes scalars under their names, and other things, which are not logged; "round" is where they belong."""
 
 
 def open_logger(name: str, run: Path, first_round: int) -> Log:

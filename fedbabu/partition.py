@@ -20,7 +20,7 @@ from fedbabu.config import RunConfig, default_run_config
 from fedbabu.data import ImageDataset, class_counts, open_simulated_data, partition_name
 from fedbabu.errors import ConfigError
 from fedbabu.partitions import PARTITIONS
-from fedbabu.plots import clients_and_classes
+from fedbabu.plots import clients_and_classes, save_figure
 from fedbabu.results import results_path
 
 
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     path = path / name if path.is_dir() else path if path.suffix else path.with_suffix(".png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        clients_and_classes(counts, str(table.title), dataset.class_names, dataset.superclasses).savefig(path)
+        save_figure(clients_and_classes(counts, str(table.title), dataset.class_names, dataset.superclasses), path)
     except (OSError, ValueError) as error:
         sys.exit(f"The picture {path} cannot be written: {error}.")
     print(f"Picture: {path}")

@@ -19,7 +19,7 @@ from fedbabu.data import too_small_client
 from fedbabu.errors import ConfigError, DivergedError, RunError
 from fedbabu.federation import ClientInfo, Federation
 from fedbabu.initial_model import open_initial_model
-from fedbabu.loggers import check_logger, open_logger
+from fedbabu.loggers import Log, check_logger, open_logger
 from fedbabu.messages import Offer, ReplyError
 from fedbabu.progress import Progress, final_report
 from fedbabu.recording import body_features
@@ -68,7 +68,8 @@ def main(grid: Grid, context: Context) -> None:
         run.rewind(saved[0].history)
         progress = Progress(config, federation)
         progress.start(model, run.path, saved[0], resumed=bool(given.resume))
-        strategy = _strategy(config, federation, run, saved, server_data, progress)
+        log = open_logger(config.logger, run.path, len(run.rounds) + 1)
+        strategy = _strategy(config, federation, run, saved, server_data, progress, log)
         with _leaving_resumable(run, strategy):
             strategy.start(
                 grid,
@@ -83,6 +84,8 @@ def main(grid: Grid, context: Context) -> None:
             if "features" in config.records:
                 run.write_features(*body_features(model, strategy.global_model, config))
             run.summarize(strategy.missing)
+            means = {f"final/{metric}": of["mean"] for metric, of in run.summary["accuracy"].items()}
+            log({"round": config.num_rounds} | means)
             from fedbabu.plots import save_plots  # not at the start: matplotlib takes half a second
 
             save_plots(run)
@@ -97,9 +100,9 @@ def _strategy(
     saved: Collection[Checkpoint],
     server_data: ServerData | None,
     progress: Progress,
+    log: Log,
 ) -> SharedPartFedAvg:
-    """The strategy, which tells the run folder and the user what happens."""
-    log = open_logger(config.logger, run.path, len(run.rounds) + 1)
+    """The strategy, which tells the run folder, the user and the logger what happens."""
 
     def on_round(record: dict[str, Any]) -> None:
         run.append_round(record)

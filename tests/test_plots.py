@@ -364,7 +364,7 @@ def test_what_cannot_be_recorded_is_refused(tmp_path, keys, sentence):
         run_server(default_run_config() | SMALL | {"results-dir": str(tmp_path)} | keys)
 
 
-def test_tensorboard_has_the_rounds_scalars_also_of_a_resumed_run(run, monkeypatch):
+def test_tensorboard_has_the_runs_scalars_also_of_a_resumed_run(run, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     keys = {"algorithm": "fedbabu", "logger": "tensorboard", "checkpoint_every": 1, "seed": 8}
@@ -387,6 +387,9 @@ def test_tensorboard_has_the_rounds_scalars_also_of_a_resumed_run(run, monkeypat
     assert {"train-loss", "initial-accuracy", "learning-rate", "seconds"} <= set(events.Tags()["scalars"])
     logged = {event.step: event.value for event in events.Scalars("train-loss")}
     assert logged == {record["round"]: pytest.approx(record["train-loss"]) for record in finished.rounds}
+    for metric, of in finished.summary["accuracy"].items():
+        (final,) = events.Scalars(f"final/{metric}")
+        assert (final.step, final.value) == (3, pytest.approx(of["mean"]))
 
 
 def test_a_logger_that_is_not_installed_is_refused(tmp_path, monkeypatch):
