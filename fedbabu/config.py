@@ -343,6 +343,16 @@ def _check_together(config: RunConfig) -> None:
             f"record = '{config.record}' is about fine-tuning, but num-finetune-epochs = {config.num_finetune_epochs} "
             f"or algorithm = '{name}' leaves none: take 'similarity' out of it."
         )
+    if "class-accuracy" in config.records and config.fraction_train == 0:
+        raise ConfigError(
+            f"record = '{config.record}' is about local training, but with fraction-train = 0.0 there is none: take "
+            "'class-accuracy' out of it."
+        )
+    if "features" in config.records and Part.BODY not in row.shares:
+        raise ConfigError(
+            f"record = '{config.record}' is about the global body, but algorithm = '{name}' shares none: take "
+            "'features' out of it."
+        )
     phases = row.trains + row.trains_kept
     if config.fraction_train == 0 and (row.keeps or any(phase != Phase(phase.part) for phase in phases)):
         raise ConfigError(

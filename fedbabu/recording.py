@@ -1,6 +1,6 @@
 """What figures need besides what every run records, if the run config's `record` asks for it.
 
-Clients measure it where they train or fine-tune anyway, and nothing that they compute depends on it.
+Clients measure it where they train or fine-tune anyway, the server at the end; nothing that they compute depends on it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedbabu.aggregation import State, weighted_sum
+from fedbabu.aggregation import State
 from fedbabu.config import RunConfig
 from fedbabu.data import BatchTransform, Examples, client_examples, open_simulated_data
 from fedbabu.evaluation import features
@@ -69,13 +69,13 @@ def watch_directions(model: SplitNetwork, epochs: Iterable[float], directions: d
     Args:
         model: as it trains.
         epochs: of training.
-        directions: gets each weight as a vector of length one, float64 [n], under "0 <its name>" before the first
+        directions: gets each weight as a vector of length one, float32 [n], under "0 <its name>" before the first
             epoch, "1 <its name>" after it, and so on. Biases and BatchNorm's parameters are no weights (Figure 12).
     """
 
     def note(epoch: int) -> None:
         for name, value in weights(model.state_dict()).items():
-            directions[f"{epoch} {name}"] = F.normalize(value.flatten().double(), dim=0).cpu()
+            directions[f"{epoch} {name}"] = F.normalize(value.flatten(), dim=0).cpu()
 
     note(0)
     for epoch, loss in enumerate(epochs, 1):
@@ -88,17 +88,17 @@ def weights(state: State) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if value.dim() > 1}
 
 
-def layer_similarity(sums: Iterable[State], num_clients: int) -> dict[str, list[float]]:
+def layer_similarity(directions: State, num_clients: int) -> dict[str, list[float]]:
     """The mean cosine similarity between two clients' weights (Appendix K), by layer, after 0, 1, … epochs.
 
     Args:
-        sums: of clients' directions, as `watch_directions` has them, of several nodes.
-        num_clients: of all nodes, at least two.
+        directions: summed over clients, as `watch_directions` has them.
+        num_clients: at least two.
     """
     similarity: dict[str, list[float]] = {}
     # The squared length of a sum of unit vectors is their number plus twice the cosine of every pair.
-    for name, total in weighted_sum((each, 1) for each in sums).items():
-        cosine = (total.square().sum().item() - num_clients) / (num_clients * (num_clients - 1))
+    for name, total in directions.items():
+        cosine = (total.double().square().sum().item() - num_clients) / (num_clients * (num_clients - 1))
         similarity.setdefault(name.split(" ", 1)[1], []).append(cosine)
     return similarity
 

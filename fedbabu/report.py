@@ -83,8 +83,11 @@ def write_report(experiment: Experiment, width: int) -> RenderableType:
         It, to be shown in so many columns.
 
     Raises:
+        ConfigError: if the experiment names a figure that there is not.
         OSError: if a file cannot be written.
     """
+    if experiment.figure not in (None, *FIGURES):
+        raise ConfigError(f"figure = '{experiment.figure}' is not allowed: it must be one of {', '.join(FIGURES)}.")
     table = experiment.table or {}
     title = experiment.heading
     folder = experiment.results / "reports"
@@ -117,17 +120,11 @@ def write_report(experiment: Experiment, width: int) -> RenderableType:
 
 
 def _figures(experiment: Experiment, found: Sequence[Entry]) -> dict[str, Figure]:
-    """What the experiment shows, of the runs that there are: a figure for each setting, by an ending of its name.
-
-    Raises:
-        ConfigError: if the experiment names a figure that there is not.
-    """
+    """What the experiment shows, of the runs that there are: a figure for each setting, by an ending of its name."""
     if experiment.figure is None:
         return {}
-    if experiment.figure not in FIGURES:
-        raise ConfigError(f"figure = '{experiment.figure}' is not allowed: it must be one of {', '.join(FIGURES)}.")
     runs = {run.path: run for entry in found for run in entry.runs}
-    drawn = list(figures(experiment.figure, list(runs.values())))
+    drawn = list(figures(experiment.figure, [runs[path] for path in sorted(runs)]))
     return {f"-{number}" if len(drawn) > 1 else "": figure for number, figure in enumerate(drawn, 1)}
 
 

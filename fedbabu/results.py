@@ -303,6 +303,11 @@ class RunFolder:
         return self._recorded["dataset"]
 
     @property
+    def num_supernodes(self) -> int:
+        """How many SuperNodes the run began with."""
+        return self._recorded["federation"]["num-supernodes"]
+
+    @property
     def summary(self) -> Record:
         """Mean, std and number of clients of every metric, the paper's cells, and totals of time and bytes."""
         return self._summary or self._read_json("summary.json")

@@ -267,12 +267,12 @@ class SharedPartFedAvg(FedAvg):
             num_values |= dict.fromkeys(("id_accuracy", "ood_accuracy"), epochs * by_distribution)
             num_values["without_head_accuracy"] = int(exchange.task.personalize)
             directions = self._directions(epochs) if exchange.task.personalize else {}
-            sums: list[State] = []
+            total: State = {}  # of directions, one reply after the other: they may be large
             for reply in exchange.checked(
                 replies, lambda content, asked: EvaluateReply.from_content(content, asked, num_values, directions)
             ):
                 results |= reply.results
-                sums += [reply.directions] if reply.directions else []
+                total = weighted_sum([(total, 1), (reply.directions, 1)])
             self._note(exchange)
             untrained = self.federation.clients.keys() - set(exchange.task.clients)
             missing = dict.fromkeys(untrained, "it never trained") | exchange.failed
@@ -283,7 +283,7 @@ class SharedPartFedAvg(FedAvg):
                 raise RunError(
                     f"No client could be evaluated after round {server_round}: {why(self.missing, MAX_REASON)}."
                 )
-            self.similarity = layer_similarity(sums, len(results)) if len(results) > 1 else {}
+            self.similarity = layer_similarity(total, len(results)) if len(results) > 1 else {}
             initial = sum(result.accuracy[0] for result in self.results.values()) / len(results)
             self._record |= {"initial-accuracy": initial, "missing": self.missing}
             metrics = MetricRecord({"initial-accuracy": initial})

@@ -6,11 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 from conftest import PROJECT
-from nbclient import NotebookClient
+from notebooks import execute_notebook
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.results import RunFolder, finished_runs
@@ -124,23 +123,12 @@ def test_two_and_twenty_supernodes_give_the_same_model(flower, tmp_path):
     assert two.clients == twenty.clients
 
 
-def execute_notebook(folder: Path) -> str:
-    """Run plot.ipynb from top to bottom in a folder and return the text of all its outputs."""
-    notebook = nbformat.read(PROJECT / "plot.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    text = ""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            text += output.get("text", "")
-            text += "".join(f"<{kind}>" for kind in output.get("data", {}))
-    return text
-
-
 def test_the_notebook_shows_the_newest_run(quickstart):
     run, _ = quickstart
     text = execute_notebook(run.path.parent.parent)
     assert run.path.name in text
-    assert text.count("<image/png>") >= 4
+    assert text.count("<image/png>") == 5  # of the figures that every run has
+    assert text.count("python -m fedbabu.sweep experiment=figure") == 6
 
 
 def test_the_notebook_says_what_to_run_when_there_is_nothing(tmp_path):

@@ -5,10 +5,12 @@ A new figure is a function that takes runs; with a line in FIGURES, an experimen
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from fedbabu.plots.paper import (
+    VEHICLES,
     centralized_by_head_init,
     centralized_by_part,
     class_accuracy,
@@ -18,7 +20,7 @@ from fedbabu.plots.paper import (
     trained_part,
     vehicle_representations,
 )
-from fedbabu.plots.partitions import clients_and_classes
+from fedbabu.plots.partitions import clients_and_classes, clients_and_classes_of
 from fedbabu.plots.runs import (
     accuracy_beside_the_paper,
     accuracy_by,
@@ -30,14 +32,16 @@ from fedbabu.plots.runs import (
     accuracy_over_rounds,
     save_plots,
 )
-from fedbabu.plots.style import save_figure, setting_title
+from fedbabu.plots.style import name, save_figure, setting_title
 from fedbabu.results import RunFolder
+from fedbabu.setting import setting
 
 __all__ = [
-    "FIGURES", "accuracy_beside_the_paper", "accuracy_by", "accuracy_by_finetuned_part", "accuracy_by_heterogeneity",
-    "accuracy_over_clients", "accuracy_over_communication", "accuracy_over_finetune_epochs", "accuracy_over_rounds",
-    "centralized_by_head_init", "centralized_by_part", "class_accuracy", "clients_and_classes", "figures",
-    "layer_similarity", "ours_and_the_papers", "representations", "save_figure", "save_plots", "setting_title",
+    "FIGURES", "VEHICLES", "accuracy_beside_the_paper", "accuracy_by", "accuracy_by_finetuned_part",
+    "accuracy_by_heterogeneity", "accuracy_over_clients", "accuracy_over_communication",
+    "accuracy_over_finetune_epochs", "accuracy_over_rounds", "centralized_by_head_init", "centralized_by_part",
+    "class_accuracy", "clients_and_classes", "clients_and_classes_of", "figures", "layer_similarity",
+    "ours_and_the_papers", "representations", "save_figure", "save_plots", "setting_title",
     "vehicle_representations",
 ]  # fmt: skip
 
@@ -49,45 +53,64 @@ class Kind:
     Attributes:
         draw: it, of runs of one setting.
         shows: whether a run has what it takes.
-        across: the key of the run config in which its runs may differ, since that is an axis.
+        across: the key of the run config in which its runs differ, besides the algorithm.
+        tells: what tells runs apart besides that key and the seed; of runs that are alike, the newest is drawn.
     """
 
     draw: Callable[[Sequence[RunFolder]], Figure]
     shows: Callable[[RunFolder], bool]
     across: str = ""
+    tells: Callable[[RunFolder], str] = name
 
 
 def _recorded(what: str) -> Callable[[RunFolder], bool]:
-    return lambda run: what in run.config.get("record", "").split()
+    return lambda run: what in run.complete_config["record"].split()
+
+
+def _by(key: str) -> Callable[[RunFolder], bool]:
+    return lambda run: bool(run.config["fraction-train"]) and key in setting(run.complete_config)
+
+
+def _has_file(file: str) -> Callable[[RunFolder], bool]:
+    return lambda run: (run.path / file).exists()
 
 
 def _centralized(run: RunFolder) -> bool:
     return run.config["fraction-train"] == 0
 
 
-def _federated(run: RunFolder) -> bool:
-    return not _centralized(run)
-
-
 FIGURES = {
-    "centralized-by-part": Kind(centralized_by_part, lambda run: _centralized(run) and run.config["head-init"] == "he"),
+    "centralized-by-part": Kind(centralized_by_part, _centralized, "server-part", trained_part),
     "centralized-by-head-init": Kind(
-        centralized_by_head_init, lambda run: _centralized(run) and trained_part(run) == "body"
+        centralized_by_head_init,
+        lambda run: _centralized(run) and trained_part(run) == "body",
+        "head-init",
+        trained_part,
     ),
     "class-accuracy": Kind(class_accuracy, _recorded("class-accuracy")),
-    "layer-similarity": Kind(layer_similarity, _recorded("similarity")),
-    "representations": Kind(representations, _recorded("features")),
-    "vehicle-representations": Kind(vehicle_representations, _recorded("features")),
-    "accuracy-over-finetune-epochs": Kind(accuracy_over_finetune_epochs, _federated),
-    "accuracy-by-finetuned-part": Kind(accuracy_by_finetuned_part, _federated, "finetune-part"),
-    "accuracy-by-heterogeneity": Kind(accuracy_by_heterogeneity, _federated, "shards-per-client"),
+    "layer-similarity": Kind(layer_similarity, _has_file("similarity.json")),
+    "representations": Kind(representations, _has_file("features.safetensors")),
+    "vehicle-representations": Kind(
+        vehicle_representations,
+        lambda run: run.dataset["name"] in VEHICLES and _has_file("features.safetensors")(run),
+    ),
+    "accuracy-over-finetune-epochs": Kind(accuracy_over_finetune_epochs, lambda run: not _centralized(run)),
+    "accuracy-by-finetuned-part": Kind(accuracy_by_finetuned_part, _by("finetune-part"), "finetune-part"),
+    "accuracy-by-heterogeneity": Kind(accuracy_by_heterogeneity, _by("shards-per-client"), "shards-per-client"),
 }
 
 
-def figures(name: str, runs: Sequence[RunFolder]) -> Iterator[Figure]:
-    """A figure of FIGURES for each setting that some of the runs have what it takes to show, in the runs' order."""
-    kind = FIGURES[name]
-    of_setting: dict[str, list[RunFolder]] = {}
+def figures(kind_name: str, runs: Sequence[RunFolder]) -> Iterator[Figure]:
+    """A figure of FIGURES for each setting that some of the runs have what it takes to show, in the runs' order.
+
+    Args:
+        kind_name: of the figure.
+        runs: finished ones, oldest first.
+    """
+    kind = FIGURES[kind_name]
+    of_setting: dict[str, dict[tuple[Any, ...], RunFolder]] = {}
     for run in filter(kind.shows, runs):
-        of_setting.setdefault(setting_title(run, kind.across), []).append(run)
-    yield from map(kind.draw, of_setting.values())
+        told_apart = kind.tells(run), setting(run.complete_config).get(kind.across), run.config["seed"]
+        of_setting.setdefault(setting_title(run, kind.across), {})[told_apart] = run
+    for of_one in of_setting.values():
+        yield kind.draw(list(of_one.values()))

@@ -8,9 +8,26 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedbabu.config import RunConfig
+from fedbabu.data import class_counts, open_simulated_data
+from fedbabu.partitions import PARTITIONS
 from fedbabu.plots.style import SCREEN_DPI
+from fedbabu.results import RunFolder
 
 MAX_CLASS_NAMES = 30  # that fit beside an axis
+
+
+def clients_and_classes_of(run: RunFolder) -> Figure:
+    """How many images each client of a run holds of each class; its data are partitioned again.
+
+    Raises:
+        ConfigError: if the data are not there.
+    """
+    config = RunConfig.from_flower(run.complete_config)
+    dataset, partition = open_simulated_data(config)
+    counts = {split: class_counts(dataset, split, rows.values()) for split, rows in partition.rows.items()}
+    title = f"{dataset.name}: {config.num_clients} clients ({PARTITIONS[config.partition].title(config.to_flower())})"
+    return clients_and_classes(counts, title, dataset.class_names, dataset.superclasses)
 
 
 def clients_and_classes(
@@ -41,6 +58,7 @@ def clients_and_classes(
         figure.colorbar(image, ax=axes, label="Images", pad=0.01, ticks=MaxNLocator(8, integer=True, min_n_ticks=1))
     axes = figure.axes[0]
     axes.set_ylabel("Class")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if superclasses:
         names, first = np.unique(np.asarray(superclasses)[order], return_index=True)
         axes.set_yticks((first + np.append(first[1:], num_classes) - 1) / 2, names, fontsize=7)

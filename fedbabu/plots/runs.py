@@ -10,18 +10,18 @@ from matplotlib.ticker import MaxNLocator
 from fedbabu.paper import find_cells
 from fedbabu.plots.style import (
     MANY,
-    PAPER,
-    explain_paper_markers,
     labels,
     legend,
     legend_below,
     looks,
+    name,
     one_panel,
+    paper_markers,
     save_figure,
 )
 from fedbabu.progress import TITLES
 from fedbabu.results import RunFolder
-from fedbabu.setting import by_epoch
+from fedbabu.setting import by_epoch, setting
 
 METRICS = ("initial", "without-head", "personalized")
 
@@ -39,34 +39,40 @@ def save_plots(run: RunFolder) -> None:
 def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:
     """Accuracy before fine-tuning, the mean over all clients, against the round; hollow: the paper's, at the end."""
     figure, axes = _before_fine_tuning(runs, [[record["round"] for record in run.rounds] for run in runs])
-    axes.set_xlabel("Communication round")
+    centralized = all(run.config["fraction-train"] == 0 for run in runs)
+    axes.set_xlabel("Epoch on the server" if centralized else "Communication round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
 def accuracy_over_communication(runs: Sequence[RunFolder]) -> Figure:
-    """Accuracy before fine-tuning, the mean over all clients, against what was sent to the nodes and back so far."""
+    """Accuracy before fine-tuning, the mean over all clients, against all that was sent to the nodes and back so far.
+
+    That is what the messages of these runs had, those of evaluations and of what `record` asks for included. A node
+    that serves several clients has one message for all of them, so the number of SuperNodes matters.
+    """
     sent = [np.cumsum([r["bytes-sent"] + r["bytes-received"] for r in run.rounds]) / 1e6 for run in runs]
     figure, axes = _before_fine_tuning(runs, sent)
-    axes.set_xlabel("Sent to the nodes and back (MB)")
+    nodes = sorted({run.num_supernodes for run in runs})
+    number = str(nodes[0]) if len(nodes) == 1 else f"{nodes[0]} to {nodes[-1]}"
+    axes.set_xlabel(f"All that was sent to {number} SuperNodes and back, evaluations included (MB)")
     return figure
 
 
 def _before_fine_tuning(runs: Sequence[RunFolder], places: Sequence[Iterable[float]]) -> tuple[Figure, Axes]:
     """Accuracy before fine-tuning against what is at the places of each run's rounds."""
     figure, axes = one_panel(runs)
-    any_paper = False
-    for run, of_run, label, look in zip(runs, places, labels(runs), looks(len(runs)), strict=True):
-        found = [(x, record) for x, record in zip(of_run, run.rounds, strict=True) if "initial-accuracy" in record]
-        points = [(x, record["initial-accuracy"]) for x, record in found]
-        axes.plot(*zip(*points, strict=True), label=label, **look)
-        if partial := [point for point, (_, record) in zip(points, found, strict=True) if record.get("missing")]:
-            axes.plot(*zip(*partial, strict=True), "x", markersize=9, color=look["color"], label="not of all clients")
+    of_runs = [
+        [(x, record) for x, record in zip(of_run, run.rounds, strict=True) if "initial-accuracy" in record]
+        for run, of_run in zip(runs, places, strict=True)
+    ]
+    drawn = zip(runs, of_runs, labels(runs), looks(len(runs), max(map(len, of_runs))), strict=True)
+    for run, found, label, look in drawn:
+        axes.plot([x for x, _ in found], [record["initial-accuracy"] for _, record in found], label=label, **look)
+        if partial := [(x, record["initial-accuracy"]) for x, record in found if record.get("missing")]:
+            axes.plot(*zip(*partial, strict=True), "x", markersize=9, color="grey", label="not of all clients")
         if paper := run.summary["paper"].get("initial"):
-            axes.plot(points[-1][0], paper["mean"], **look | PAPER)
-            any_paper = True
-    if any_paper:
-        explain_paper_markers(axes)
+            paper_markers(axes, found[-1][0], paper["mean"], look)
     axes.set_ylabel("Accuracy before fine-tuning,\nmean over clients (%)")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -82,42 +88,37 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
     figure, axes = one_panel(runs)
     rng = np.random.default_rng(0)  # only spreads the dots sideways
     width = 0.8 / len(runs)
+    upright = len(runs) < MANY - 1  # the numbers above the dots
     for index, (run, label, look) in enumerate(zip(runs, labels(runs), looks(len(runs)), strict=True)):
-        accuracies, color = run.accuracies(), look["color"]
+        accuracies, dots = run.accuracies(), {key: look[key] for key in ("color", "marker")} | {"linewidths": 0}
         for place, metric in enumerate(METRICS):
             if metric not in accuracies:
                 continue
             values = accuracies[metric]
             x = place + (index - (len(runs) - 1) / 2) * width
-            spread = rng.uniform(-0.3, 0.3, len(values)) * width
-            axes.scatter(x + spread, values, s=12, alpha=0.5, color=color, linewidths=0)
+            axes.scatter(x + rng.uniform(-0.3, 0.3, len(values)) * width, values, s=14, alpha=0.5, **dots)
             axes.plot(x + np.array([-0.36, 0.36]) * width, [values.mean()] * 2, color="black", linewidth=1.5)
             if paper := run.summary["paper"].get(metric):
-                mean_and_std = paper["mean"], paper["std"]
-                axes.errorbar(x + 0.4 * width, *mean_and_std, color="black", marker="o", capsize=2, **PAPER)
+                black = {"color": "black", "marker": look["marker"]}
+                paper_markers(axes, x + 0.4 * width, paper["mean"], black, paper["std"])
             axes.annotate(
                 f"{values.mean():.1f} ± {values.std():.1f}",
                 (x, 103),
                 ha="center",
                 va="bottom",
-                rotation=0 if len(runs) < MANY - 1 else 90,
+                rotation=0 if upright else 90,
                 fontsize=8,
-                color=color,
             )
-        axes.scatter([], [], s=20, color=color, label=label)
-    if any(run.summary["paper"] for run in runs):
-        explain_paper_markers(axes)
+        axes.scatter([], [], s=25, label=label, **dots)
     axes.set_xticks(range(len(METRICS)), [TITLES[metric] for metric in METRICS])
-    axes.set(ylabel="Accuracy of a client (%)", yticks=range(0, 101, 20))
-    axes.set_ylim(-3, 110 if len(runs) < MANY - 1 else 130)
-    legend_below(figure, runs)
+    axes.set(ylabel="Accuracy of a client (%)", yticks=range(0, 101, 20), ylim=(-3, 110 if upright else 130))
+    legend_below(figure, axes, 3 if len(runs) < 9 else 4)
     return figure
 
 
 def accuracy_over_finetune_epochs(runs: Sequence[RunFolder]) -> Figure:
     """Accuracy against fine-tuning epochs, mean and, for few runs, std over clients; hollow: the paper's (Table 6)."""
     figure, axes = one_panel(runs)
-    any_paper = False
     for run, label, look in zip(runs, labels(runs), looks(len(runs)), strict=True):
         accuracy = np.array([row["accuracy"] for row in run.clients])
         mean, std = accuracy.mean(axis=0), accuracy.std(axis=0)
@@ -126,10 +127,7 @@ def accuracy_over_finetune_epochs(runs: Sequence[RunFolder]) -> Figure:
         if len(runs) < MANY:
             axes.fill_between(epochs, mean - std, mean + std, color=look["color"], alpha=0.15, linewidth=0)
         if papers := _papers_by_epoch(run, len(mean)):
-            axes.plot(*zip(*papers.items(), strict=True), **look | PAPER)
-            any_paper = True
-    if any_paper:
-        explain_paper_markers(axes)
+            paper_markers(axes, list(papers), list(papers.values()), look)
     spread = " ± std" if len(runs) < MANY else ""
     axes.set(xlabel="Fine-tuning epochs", ylabel=f"Accuracy, mean{spread} over clients (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -139,15 +137,17 @@ def accuracy_over_finetune_epochs(runs: Sequence[RunFolder]) -> Figure:
 
 def _papers_by_epoch(run: RunFolder, num_values: int) -> dict[int, float]:
     """The paper's mean accuracies of a run's setting, by the epochs of fine-tuning before them."""
-    if not by_epoch(run.config):
-        return {}
-    initial = run.summary["paper"].get("initial")
-    found = {0: initial["mean"]} if initial else {}
-    for epoch in range(1, num_values):
-        cells = find_cells(run.complete_config | {"num-finetune-epochs": epoch}, run.dataset)
-        if cell := cells.get("personalized"):
-            found[epoch] = cell.mean
-    return found
+    config, summary = run.complete_config, run.summary["paper"]
+    found = {
+        epoch: cells["personalized"].mean
+        for epoch in range(1, num_values)
+        if by_epoch(config)
+        and "personalized" in (cells := find_cells(config | {"num-finetune-epochs": epoch}, run.dataset))
+    }
+    for epoch, metric in ((num_values - 1, "personalized"), (0, "initial")):
+        if metric in summary:
+            found[epoch] = summary[metric]["mean"]
+    return dict(sorted(found.items()))
 
 
 def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
@@ -155,20 +155,18 @@ def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
     figure, axes = one_panel(runs)
     step = 0.8 / len(runs)
     for index, (run, label, look) in enumerate(zip(runs, labels(runs), looks(len(runs)), strict=True)):
-        summary, bar = run.summary, {key: look[key] for key in ("color", "marker")} | {"capsize": 3}
+        summary = run.summary
+        bar = {"color": look["color"], "marker": look["marker"], "linestyle": "none", "capsize": 3}
         for place, metric in enumerate(METRICS):
             x = place + (index - (len(runs) - 1) / 2) * step
-            ours, paper = summary["accuracy"].get(metric), summary["paper"].get(metric)
-            if ours:
-                axes.errorbar(x - step / 8, ours["mean"], ours["std"], linestyle="none", **bar)
-            if ours and paper:
-                axes.errorbar(x + step / 8, paper["mean"], paper["std"], **bar | PAPER)
-        axes.errorbar([], [], linestyle="none", label=label, **bar)
-    if any(run.summary["paper"] for run in runs):
-        explain_paper_markers(axes)
+            if ours := summary["accuracy"].get(metric):
+                axes.errorbar(x - step / 8, ours["mean"], ours["std"], **bar)
+            if paper := summary["paper"].get(metric):
+                paper_markers(axes, x + step / 8, paper["mean"], look, paper["std"])
+        axes.errorbar([], [], label=label, **bar)
     axes.set_xticks(range(len(METRICS)), [TITLES[metric] for metric in METRICS])
-    axes.set(ylabel="Accuracy, mean ± std over clients (%)", ylim=(0, 105))
-    legend_below(figure, runs)
+    axes.set(ylabel="Accuracy, mean ± std over clients (%)", ylim=(min(0, axes.get_ylim()[0]), 105))
+    legend_below(figure, axes, 3 if len(runs) < 9 else 4)
     return figure
 
 
@@ -177,31 +175,28 @@ def accuracy_by(runs: Sequence[RunFolder], key: str, metric: str = "personalized
 
     Args:
         runs: that differ in nothing else but the seed; of several seeds, the mean is drawn.
-        key: the values of which are the places on the horizontal axis.
+        key: the values of which are the places on the horizontal axis; words are not connected by lines.
         metric: of the summary.
     """
     figure, axes = one_panel(runs, across=key)
-    values = sorted({run.config[key] for run in runs})
-    algorithms = list(dict.fromkeys(run.config["algorithm"] for run in runs))
-    any_paper = False
-    for algorithm, look in zip(algorithms, looks(len(algorithms)), strict=True):
+    values = sorted({setting(run.complete_config)[key] for run in runs})
+    names = list(dict.fromkeys(map(name, runs)))
+    for of_line, look in zip(names, looks(len(names)), strict=True):
         ours: dict[int, list[float]] = {}
         papers: dict[int, float] = {}
-        for run in (run for run in runs if run.config["algorithm"] == algorithm):
-            place, accuracies = values.index(run.config[key]), run.accuracies()
+        for run in (run for run in runs if name(run) == of_line):
+            config, accuracies = run.complete_config, run.accuracies()
+            place = values.index(setting(config)[key])
             if metric in accuracies:
                 ours.setdefault(place, []).append(float(np.nanmean(accuracies[metric])))
-                if cell := find_cells(run.complete_config, run.dataset).get(metric):
-                    papers[place] = cell.mean
-        if ours:
-            places = sorted(ours)
-            axes.plot(places, [np.mean(ours[place]) for place in places], label=algorithm, **look)
+            if cell := find_cells(config, run.dataset).get(metric):
+                papers[place] = cell.mean
+        means = {place: np.mean(ours[place]) for place in sorted(ours)}
+        connected = {} if not isinstance(values[0], str) else {"linestyle": "none"}
+        axes.plot(list(means), list(means.values()), label=of_line, **look | connected)
         if papers:
-            axes.plot(*zip(*sorted(papers.items()), strict=True), **look | PAPER)
-            any_paper = True
-    if any_paper:
-        explain_paper_markers(axes)
-    axes.set_xticks(range(len(values)), [str(value) or "own" for value in values])
+            paper_markers(axes, list(papers), list(papers.values()), look)
+    axes.set_xticks(range(len(values)), list(map(str, values)))
     axes.set_xmargin(0.1)
     axes.set(xlabel=key, ylabel=f"{TITLES[metric]} accuracy,\nmean over clients (%)")
     legend(axes, runs, loc="center left", bbox_to_anchor=(1, 0.5))
