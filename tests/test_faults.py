@@ -482,6 +482,32 @@ def test_a_reply_to_an_evaluation_is_checked(run_config, monkeypatch, name, valu
 
 
 @pytest.mark.parametrize(
+    ("forge", "wrong"),
+    [
+        (lambda arrays: {name: 100 * value for name, value in arrays.items()}, "its .* is no sum of 4 unit vectors"),
+        (lambda arrays: {name: value * math.nan for name, value in arrays.items()}, "its .* is no sum of 4 unit"),
+        (lambda arrays: dict(list(arrays.items())[1:]), ""),
+        (lambda arrays: {name: value[1:] for name, value in arrays.items()}, ""),
+    ],
+)
+def test_what_a_reply_records_for_figures_is_checked(run_config, monkeypatch, forge, wrong):
+    def reply_of(grid, message):
+        reply = own(grid, message)
+        evaluated = message.metadata.message_type == "evaluate" and "arrays" in reply.content
+        if evaluated and message.metadata.dst_node_id == 101:
+            reply.content["arrays"] = ArrayRecord(forge(reply.content["arrays"].to_torch_state_dict()))
+        return reply
+
+    own = InProcessGrid._reply
+    monkeypatch.setattr(InProcessGrid, "_reply", reply_of)
+    run, _ = run_server(run_config | {"num-server-rounds": 1, "record": "similarity"})
+    (reason,) = set(run.summary["missing"].values())
+    assert re.match(f"the reply of node 101 is refused: {wrong}", reason)
+    assert run.summary["num-clients"] == 4
+    assert all(value <= 1 + 1e-6 for layer in run.similarity.values() for value in layer)  # of the others
+
+
+@pytest.mark.parametrize(
     ("change", "wrong"),
     [
         ({"classes": ["a"] * 8}, "its num_classes is 10 and its classes are"),

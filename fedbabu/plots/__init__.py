@@ -32,7 +32,7 @@ from fedbabu.plots.runs import (
     accuracy_over_rounds,
     save_plots,
 )
-from fedbabu.plots.style import name, save_figure, setting_title
+from fedbabu.plots.style import algorithm_of, save_figure, setting_title
 from fedbabu.results import RunFolder
 from fedbabu.setting import setting
 
@@ -60,7 +60,7 @@ class Kind:
     draw: Callable[[Sequence[RunFolder]], Figure]
     shows: Callable[[RunFolder], bool]
     across: str = ""
-    tells: Callable[[RunFolder], str] = name
+    tells: Callable[[RunFolder], str] = algorithm_of
 
 
 def _recorded(what: str) -> Callable[[RunFolder], bool]:
@@ -100,17 +100,20 @@ FIGURES = {
 }
 
 
-def figures(kind_name: str, runs: Sequence[RunFolder]) -> Iterator[Figure]:
+def figures(name: str, runs: Sequence[RunFolder]) -> Iterator[Figure]:
     """A figure of FIGURES for each setting that some of the runs have what it takes to show, in the runs' order.
 
+    Of a figure across a key of the run config, those that have several of its values, if there are any.
+
     Args:
-        kind_name: of the figure.
+        name: of the figure.
         runs: finished ones, oldest first.
     """
-    kind = FIGURES[kind_name]
+    kind = FIGURES[name]
     of_setting: dict[str, dict[tuple[Any, ...], RunFolder]] = {}
     for run in filter(kind.shows, runs):
-        told_apart = kind.tells(run), setting(run.complete_config).get(kind.across), run.config["seed"]
+        told_apart = setting(run.complete_config).get(kind.across), kind.tells(run), run.config["seed"]
         of_setting.setdefault(setting_title(run, kind.across), {})[told_apart] = run
-    for of_one in of_setting.values():
-        yield kind.draw(list(of_one.values()))
+    compared = [found for found in of_setting.values() if len({across for across, _, _ in found}) > 1]
+    for found in compared or of_setting.values():
+        yield kind.draw(list(found.values()))

@@ -10,11 +10,11 @@ from matplotlib.ticker import MaxNLocator
 from fedbabu.paper import find_cells
 from fedbabu.plots.style import (
     MANY,
+    algorithm_of,
     labels,
     legend,
     legend_below,
     looks,
-    name,
     one_panel,
     paper_markers,
     save_figure,
@@ -180,11 +180,11 @@ def accuracy_by(runs: Sequence[RunFolder], key: str, metric: str = "personalized
     """
     figure, axes = one_panel(runs, across=key)
     values = sorted({setting(run.complete_config)[key] for run in runs})
-    names = list(dict.fromkeys(map(name, runs)))
+    names = list(dict.fromkeys(map(algorithm_of, runs)))
     for of_line, look in zip(names, looks(len(names)), strict=True):
         ours: dict[int, list[float]] = {}
         papers: dict[int, float] = {}
-        for run in (run for run in runs if name(run) == of_line):
+        for run in (run for run in runs if algorithm_of(run) == of_line):
             config, accuracies = run.complete_config, run.accuracies()
             place = values.index(setting(config)[key])
             if metric in accuracies:

@@ -128,13 +128,13 @@ def setting_title(run: RunFolder, across: str = "") -> str:
         of_data = "" if share == 1 else f" on {100 * share:g} % of the data"
         parts = [f"centralized{of_data}", f"{config['num-server-rounds']} epochs"]
     else:
-        parts = [f"{name} = {config[key]}" for key, name in NAMED.items() if key != across]
+        parts = [f"{symbol} = {config[key]}" for key, symbol in NAMED.items() if key != across]
         parts[1:1] = [] if across in partition.keys else [partition.title(config)]
         parts += [f"p = {share}"] if share and across != "server-data-fraction" else []
     return f"{data}: {', '.join(parts + unusual)}"
 
 
-def name(run: RunFolder) -> str:
+def algorithm_of(run: RunFolder) -> str:
     """The algorithm of a run, and its own coefficients, if they are not the usual ones."""
     config = run.complete_config
     own = {key: value for key, value in _unusual(config).items() if key in ALGORITHMS[config["algorithm"]].keys}
@@ -149,7 +149,7 @@ def _unusual(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in setting(config).items() if value != usual.get(key)}
 
 
-def labels(runs: Sequence[RunFolder], of: Callable[[RunFolder], str] = name) -> list[str]:
+def labels(runs: Sequence[RunFolder], of: Callable[[RunFolder], str] = algorithm_of) -> list[str]:
     """Each run's name; its seed, if they have several; and how many clients there are, if some are missing."""
     seeds = {run.config["seed"] for run in runs}
     return [
