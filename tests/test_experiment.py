@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 from math import sqrt
 
 import numpy as np
@@ -480,11 +482,37 @@ def test_a_run_tells_how_large_the_datasets_are(capsys, folders):
     assert ["│", "cifar100", "│", "train", "│", "│", "50000", "│", "│"] in shown
 
 
+def commands(text):
+    """The words of each sweep and report in a text, as a shell gives them; a line may set a variable."""
+    variables = {}
+    for line in text.splitlines():
+        if line.startswith(("python -m fedbabu.sweep experiment=", "python -m fedbabu.report experiment=")):
+            words = shlex.split(line, comments=True)[3:]
+            for name, value in variables.items():  # "$name" is a word, $name is several
+                words = [value if word == f"${name}" and f'"${name}"' in line else word for word in words]
+                words = [part for word in words for part in (value.split() if word == f"${name}" else [word])]
+            yield line, [word for word in words if not word.startswith("--")]
+        elif found := re.fullmatch(r"(\w+)=((['\"]).*\3)", line):
+            variables[found[1]] = shlex.split(found[2])[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "_static/README.md"])
+def test_what_a_page_says_to_type_are_experiments(page):
+    lines = list(commands((PROJECT / page).read_text(encoding="utf-8")))
+    assert len(lines) >= 8
+    for line, overrides in lines:
+        assert Experiment.compose(overrides).cells, line
+
+
+def test_the_gallery_has_a_command_for_every_figure_with_runs():
+    page = (PROJECT / "_static" / "README.md").read_text(encoding="utf-8")
+    shown = {word.removeprefix("experiment=") for _, words in commands(page) for word in words if "experiment=" in word}
+    assert shown == {path.stem for path in (PROJECT / "conf" / "experiment").glob("figure*.yaml")}
+    for path in re.findall(r"\]\((\S+\.png)\)", page):
+        assert (PROJECT / "_static" / path).is_file()
+
+
 def test_the_readmes_cells_are_experiments():
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    lines = [line for line in readme.splitlines() if line.startswith("python -m fedbabu.sweep experiment=")]
-    for line in lines:
-        words = line.split("#")[0].split()[3:]
-        assert Experiment.compose([word for word in words if not word.startswith("--")]).cells, line
+    lines = [line for line, _ in commands((PROJECT / "README.md").read_text(encoding="utf-8"))]
     for algorithm in {cell.of["algorithm"] for cell in cells(13)}:
         assert any(f"algorithm={algorithm}" in line.split() for line in lines)

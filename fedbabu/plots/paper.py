@@ -96,7 +96,8 @@ def class_accuracy(runs: Sequence[RunFolder]) -> Figure:
             epochs = [start + np.arange(len(curve)) for start, curve in zip(starts, rounds, strict=True)]
             line = {"color": look["color"], "linestyle": LINES[index % len(LINES)], "linewidth": 1}
             axes.plot(np.concatenate(epochs), np.concatenate(rounds), label=f"{label}, local training", **line)
-            received = look | {"linestyle": "none", "markevery": 1}
+            size = 4.5 + 3 * (len(runs) - 1 - index)  # so that none hides another
+            received = look | {"linestyle": "none", "markevery": 1, "markersize": size}
             axes.plot(starts, [curve[0] for curve in rounds], label=f"{label}, as received", **received)
         axes.set(xlabel="Local epochs of all rounds", ylabel="Accuracy, mean over the round's clients (%)")
         axes.set_title(title, fontsize=10)
@@ -123,7 +124,9 @@ def layer_similarity(runs: Sequence[RunFolder]) -> Figure:
                 place = body.index(name)
                 named = {0: "first layer of the body", len(body) - 1: "last layer of the body"}
                 color = colormaps["viridis_r"](0.1 + 0.9 * place / len(body))
-                axes.plot(similarity, color=color, label=named.get(place, f"_{name}"))  # _: not in the legend
+                width = 3.5 - 2.5 * place / len(body)  # since they lie upon each other
+                shown = named.get(place, f"_{name}")  # _: not in the legend
+                axes.plot(similarity, color=color, linewidth=width, label=shown)
             else:
                 axes.plot(similarity, color="black", marker="o", markersize=4.5, linewidth=2, label="head")
         axes.set(xlabel="Fine-tuning epochs", ylabel="Cosine similarity between clients")

@@ -74,6 +74,7 @@ def looks(number: int, num_points: int = 1) -> list[dict[str, Any]]:
             "linestyle": LINES[index // len(COLORS) % len(LINES)],
             "marker": MARKERS[index % len(MARKERS)],
             "markersize": 4.5,
+            "clip_on": False,  # a marker at 0 is whole
             "markevery": (index % every, every),  # not all at the same place, where lines lie upon each other
         }
         for index in range(number)
