@@ -15,7 +15,12 @@ def weighted_sum(states: Iterable[tuple[State, int]]) -> dict[str, Tensor]:
     """
     sums: dict[str, Tensor] = {}
     for state, weight in states:
-        for name, value in state.items():
-            weighted = value.double() * weight
-            sums[name] = sums[name].add_(weighted) if name in sums else weighted
+        add_weighted(sums, state, weight)
     return sums
+
+
+def add_weighted(sums: dict[str, Tensor], state: State, weight: int = 1) -> None:
+    """Add a state dict times its weight to sums, float64, in place."""
+    for name, value in state.items():
+        weighted = value.double() * weight
+        sums[name] = sums[name].add_(weighted) if name in sums else weighted

@@ -18,7 +18,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from fedbabu.aggregation import State, weighted_sum
+from fedbabu.aggregation import State, add_weighted, weighted_sum
 from fedbabu.algorithms import Part, Phase
 from fedbabu.config import RunConfig
 from fedbabu.data import (
@@ -133,10 +133,10 @@ def evaluate_clients(message: Message, context: Context) -> Message:
             deadline = Deadline(node.config.client_timeout)
             model.load_state_dict(global_model | store.load(client, task.needed(client)[0]))
             test = node.examples("test", client)
+            of_client: dict[str, Tensor] = {}
             if task.personalize:
                 own = node.examples("train", client)
                 fine_tuning = deadline.watch(node.fine_tune(model, received, own, client, task))
-                of_client: dict[str, Tensor] = {}
                 if "similarity" in node.config.records:
                     fine_tuning = watch_directions(model, fine_tuning, of_client)
                 result = evaluate_personalized(
@@ -147,8 +147,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
             deadline.check()
             check_finite(*result.loss)
             results[client] = result
-            if task.personalize:
-                directions = weighted_sum([(directions, 1), (of_client, 1)])
+            add_weighted(directions, of_client)
     return Message(EvaluateReply(results, failed, directions).to_content(), reply_to=message)
 
 

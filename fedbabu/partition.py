@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.data import ImageDataset, class_counts, open_simulated_data, partition_name
+from fedbabu.data import ImageDataset, all_class_counts, open_simulated_data, partition_name, partition_title
 from fedbabu.errors import ConfigError
-from fedbabu.partitions import PARTITIONS
 from fedbabu.plots import clients_and_classes, save_figure
 from fedbabu.results import results_path
 
@@ -30,8 +29,7 @@ def summary(config: RunConfig, dataset: ImageDataset, counts: Mapping[str, npt.N
         f"{counts[split].sum()} of {len(dataset.labels[split])} {words} images"
         for split, words in (("train", "training"), ("test", "test"))
     )
-    title = f"{dataset.name}: {config.num_clients} clients ({PARTITIONS[config.partition].title(config.to_flower())})"
-    table = Table(title=title, caption=of_all, caption_justify="left", title_justify="left")
+    table = Table(title=partition_title(dataset, config), caption=of_all, caption_justify="left", title_justify="left")
     table.add_column("of a client")
     for name in ("mean", "std", "least", "median", "most"):
         table.add_column(name, justify="right")
@@ -67,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset, partition = open_simulated_data(config)
     except ConfigError as error:
         sys.exit(str(error))
-    counts = {split: class_counts(dataset, split, rows.values()) for split, rows in partition.rows.items()}
+    counts = all_class_counts(dataset, partition)
     table = summary(config, dataset, counts)
     Console(width=100).print(table)
     name = f"{Path(dataset.name).name}-{partition_name(config)}.png"

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 from torch import Tensor
 
-from fedbabu.aggregation import State, weighted_sum
+from fedbabu.aggregation import add_weighted, weighted_sum
 from fedbabu.checkpoints import STAYING, Checkpoint
 from fedbabu.config import RunConfig
 from fedbabu.errors import DivergedError, RunError, why
@@ -267,12 +267,12 @@ class SharedPartFedAvg(FedAvg):
             num_values |= dict.fromkeys(("id_accuracy", "ood_accuracy"), epochs * by_distribution)
             num_values["without_head_accuracy"] = int(exchange.task.personalize)
             directions = self._directions(epochs) if exchange.task.personalize else {}
-            total: State = {}  # of directions, one reply after the other: they may be large
+            total: dict[str, Tensor] = {}  # of directions, one reply after the other: they may be large
             for reply in exchange.checked(
                 replies, lambda content, asked: EvaluateReply.from_content(content, asked, num_values, directions)
             ):
                 results |= reply.results
-                total = weighted_sum([(total, 1), (reply.directions, 1)])
+                add_weighted(total, reply.directions)
             self._note(exchange)
             untrained = self.federation.clients.keys() - set(exchange.task.clients)
             missing = dict.fromkeys(untrained, "it never trained") | exchange.failed

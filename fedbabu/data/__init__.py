@@ -3,10 +3,12 @@
 from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.partition import (
     Partition,
+    all_class_counts,
     class_counts,
     make_partition,
     open_partition,
     partition_name,
+    partition_title,
     too_small_client,
     whole_dataset,
 )
@@ -20,6 +22,7 @@ __all__ = [
     "Examples",
     "ImageDataset",
     "Partition",
+    "all_class_counts",
     "class_counts",
     "client_examples",
     "data_spec",
@@ -28,6 +31,7 @@ __all__ = [
     "open_partition",
     "open_simulated_data",
     "partition_name",
+    "partition_title",
     "too_small_client",
     "whole_dataset",
 ]

@@ -129,6 +129,16 @@ def class_counts(dataset: ImageDataset, split: str, clients: Iterable[Labels]) -
     return np.stack([np.bincount(dataset.labels[split][rows], minlength=dataset.num_classes) for rows in clients])
 
 
+def all_class_counts(dataset: ImageDataset, partition: Partition) -> dict[str, Labels]:
+    """How many images of each class each client holds, int64 [clients, classes], by split."""
+    return {split: class_counts(dataset, split, rows.values()) for split, rows in partition.rows.items()}
+
+
+def partition_title(dataset: ImageDataset, config: "RunConfig") -> str:
+    """A partition in a few words."""
+    return f"{dataset.name}: {config.num_clients} clients ({PARTITIONS[config.partition].title(config.to_flower())})"
+
+
 def too_small_client(client: int, num_train: int, num_test: int) -> str:
     """What is wrong with a client that has too few examples to train or test on; empty if there are enough."""
     if num_train >= MIN_TRAIN and num_test:

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedbabu.config import RunConfig
-from fedbabu.data import class_counts, open_simulated_data
-from fedbabu.partitions import PARTITIONS
+from fedbabu.data import all_class_counts, open_simulated_data, partition_title
 from fedbabu.plots.style import SCREEN_DPI
 from fedbabu.results import RunFolder
 
@@ -25,8 +24,7 @@ def clients_and_classes_of(run: RunFolder) -> Figure:
     """
     config = RunConfig.from_flower(run.complete_config)
     dataset, partition = open_simulated_data(config)
-    counts = {split: class_counts(dataset, split, rows.values()) for split, rows in partition.rows.items()}
-    title = f"{dataset.name}: {config.num_clients} clients ({PARTITIONS[config.partition].title(config.to_flower())})"
+    counts, title = all_class_counts(dataset, partition), partition_title(dataset, config)
     return clients_and_classes(counts, title, dataset.class_names, dataset.superclasses)
 
 
