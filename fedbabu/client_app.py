@@ -18,7 +18,6 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from fedbabu.aggregation import State, add_weighted, weighted_sum
 from fedbabu.algorithms import Part, Phase
 from fedbabu.config import RunConfig
 from fedbabu.data import (
@@ -32,13 +31,14 @@ from fedbabu.data import (
     whole_dataset,
 )
 from fedbabu.errors import ConfigError
-from fedbabu.evaluation import ClientResult, evaluate_initial, evaluate_personalized
-from fedbabu.messages import NOT_FINITE, EvaluateReply, Offer, Task, TrainReply
+from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, Offer, Task, TrainReply
 from fedbabu.models import ImageShape, SplitNetwork, build_model
-from fedbabu.recording import ClassAccuracy, watch_directions
+from fedbabu.runs.files import ClientStore, check_writable, state_dir
 from fedbabu.seeding import Purpose, torch_generator
-from fedbabu.storage import ClientStore, check_writable, state_dir
-from fedbabu.training import DEVICE, Deadline, check_finite, train
+from fedbabu.training.aggregation import State, add_weighted, weighted_sum
+from fedbabu.training.diagnostics import ClassAccuracy, watch_directions
+from fedbabu.training.evaluation import ClientResult, evaluate_initial, evaluate_personalized
+from fedbabu.training.local_sgd import DEVICE, Deadline, check_finite, train
 
 app = ClientApp()
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
 from fedbabu.data.known import KNOWN_DATASETS
+from fedbabu.data.partitions import PARTITIONS
 from fedbabu.errors import ConfigError
 from fedbabu.models import HEAD_INITS, MODELS
-from fedbabu.partitions import PARTITIONS
 
 VISITS = 10  # rounds in which all clients are visited once, if they never communicate; only for a line now and then
 

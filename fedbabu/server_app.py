@@ -1,7 +1,7 @@
 """The ServerApp: run config, federation, rounds, results, in this order."""
 
 # First, while Flower is still starting Ray.
-import fedbabu.ray_workers  # noqa: F401  isort: skip
+import fedbabu.federation.ray_workers  # noqa: F401  isort: skip
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
@@ -13,20 +13,20 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedbabu.checkpoints import Checkpoint, Checkpoints
 from fedbabu.config import RunConfig
 from fedbabu.data import too_small_client
 from fedbabu.errors import ConfigError, DivergedError, RunError
-from fedbabu.federation import ClientInfo, Federation
-from fedbabu.initial_model import open_initial_model
-from fedbabu.loggers import Log, check_logger, open_logger
-from fedbabu.messages import Offer, ReplyError
-from fedbabu.progress import Progress, final_report
-from fedbabu.recording import body_features
-from fedbabu.results import RunFolder, results_path
-from fedbabu.server_data import ServerData
-from fedbabu.storage import check_writable
+from fedbabu.federation.clients import ClientInfo, Federation
+from fedbabu.federation.messages import Offer, ReplyError
+from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
+from fedbabu.runs.files import check_writable
+from fedbabu.runs.folder import RunFolder, results_path
+from fedbabu.runs.initial_model import open_initial_model
+from fedbabu.runs.loggers import Log, check_logger, open_logger
+from fedbabu.runs.progress import Progress, final_report
 from fedbabu.strategy import SharedPartFedAvg
+from fedbabu.training.diagnostics import body_features
+from fedbabu.training.server_training import ServerData
 
 NODE_WAIT_SECONDS = 60.0  # without a new node, before the clients found so far are called too few
 

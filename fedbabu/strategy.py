@@ -13,17 +13,17 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 from torch import Tensor
 
-from fedbabu.aggregation import add_weighted, weighted_sum
-from fedbabu.checkpoints import STAYING, Checkpoint
 from fedbabu.config import RunConfig
 from fedbabu.errors import DivergedError, RunError, why
-from fedbabu.evaluation import ClientResult
-from fedbabu.exchange import NOT_CONNECTED, Exchange
-from fedbabu.federation import Federation
-from fedbabu.messages import MAX_REASON, NOT_FINITE, PER_TRAINING_EPOCH, EvaluateReply, Task, TrainReply
-from fedbabu.recording import layer_similarity, mean_of_known, weights
+from fedbabu.federation.clients import Federation
+from fedbabu.federation.messages import MAX_REASON, NOT_FINITE, PER_TRAINING_EPOCH, EvaluateReply, Task, TrainReply
+from fedbabu.federation.messenger import NOT_CONNECTED, Exchange
+from fedbabu.runs.checkpoints import STAYING, Checkpoint
 from fedbabu.seeding import Purpose, numpy_generator
-from fedbabu.server_data import ServerData
+from fedbabu.training.aggregation import add_weighted, weighted_sum
+from fedbabu.training.diagnostics import layer_similarity, mean_of_known, weights
+from fedbabu.training.evaluation import ClientResult
+from fedbabu.training.server_training import ServerData
 
 RECONNECT_SECONDS = 10.0  # before a round is repeated because nodes had gone
 

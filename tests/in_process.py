@@ -8,8 +8,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedbabu import client_app, server_app
-from fedbabu.checkpoints import Checkpoints
-from fedbabu.results import RunFolder, finished_runs
+from fedbabu.runs.checkpoints import Checkpoints
+from fedbabu.runs.folder import RunFolder, finished_runs
 
 # What Flower's runtime sets in a ServerApp's process, and a Message asks for.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1

@@ -18,7 +18,7 @@ from fedbabu.config import RunConfig
 from fedbabu.data import data_spec, open_dataset, open_partition
 from fedbabu.errors import ConfigError
 from fedbabu.models import build_model
-from fedbabu.server_data import ServerData
+from fedbabu.training.server_training import ServerData
 
 EXACT = {"rtol": 1e-8, "atol": 1e-10}
 NAMES = list(ALGORITHMS)
@@ -194,7 +194,7 @@ def test_the_part_that_is_fine_tuned(run_config, part):
 
 def server_examples(config):
     """What the server draws, from the package: the choice of images is not the reference's."""
-    from fedbabu.federation import Federation
+    from fedbabu.federation.clients import Federation
 
     checked = RunConfig.from_flower(config)
     federation = Federation({}, {}, False, "colours", (3, 16, 16), 10, ("cpu",))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig, default_run_config, markdown_table
+from fedbabu.data.partitions import PARTITIONS
 from fedbabu.errors import ConfigError
-from fedbabu.partitions import PARTITIONS
 
 
 def test_the_default_is_the_papers_setting():

@@ -11,19 +11,19 @@ import pytest
 from conftest import PROJECT
 from in_process import run_server
 
-from fedbabu import sweep
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.comparison import claims, entries
-from fedbabu.composition import CONF
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.cost import Cost
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError
-from fedbabu.experiment import Experiment
 from fedbabu.models import MODELS
-from fedbabu.paper import cells, tables
-from fedbabu.report import main as report
-from fedbabu.results import RunFolder
+from fedbabu.reproduction import sweep
+from fedbabu.reproduction.comparison import claims, entries
+from fedbabu.reproduction.composition import CONF
+from fedbabu.reproduction.experiment import Experiment
+from fedbabu.reproduction.paper import cells, tables
+from fedbabu.reproduction.report import main as report
+from fedbabu.runs.cost import Cost
+from fedbabu.runs.folder import RunFolder
 
 # Of each table, its cells and the runs that they take: one has a cell for every metric and every epoch of fine-tuning,
 # what trains alone does not depend on f and τ, and LG-FedAvg starts from FedAvg's.
@@ -93,7 +93,7 @@ def test_a_sweep_of_ones_own():
 
 
 def test_the_protocol_is_the_papers_whatever_the_users_defaults(monkeypatch):
-    from fedbabu import composition
+    from fedbabu.reproduction import composition
 
     changed = composition.default_run_config() | {"learning-rate": 0.5, "num-finetune-epochs": 9}
     monkeypatch.setattr(composition, "default_run_config", lambda: changed)
@@ -486,7 +486,9 @@ def commands(text):
     """The words of each sweep and report in a text, as a shell gives them; a line may set a variable."""
     variables = {}
     for line in text.splitlines():
-        if line.startswith(("python -m fedbabu.sweep experiment=", "python -m fedbabu.report experiment=")):
+        if line.startswith(
+            ("python -m fedbabu.reproduction.sweep experiment=", "python -m fedbabu.reproduction.report experiment=")
+        ):
             words = shlex.split(line, comments=True)[3:]
             for name, value in variables.items():  # "$name" is a word, $name is several
                 words = [value if word == f"${name}" and f'"${name}"' in line else word for word in words]

@@ -18,13 +18,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from in_process import InProcessGrid, essence, run_server
 
 from fedbabu import client_app, plots
-from fedbabu.checkpoints import Checkpoint
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError, DivergedError, RunError
-from fedbabu.messages import Offer
+from fedbabu.federation.messages import Offer
 from fedbabu.models import build_model
-from fedbabu.progress import final_report
-from fedbabu.results import RunFolder
+from fedbabu.runs.checkpoints import Checkpoint
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.progress import final_report
 from fedbabu.server_app import discover
 from fedbabu.strategy import SharedPartFedAvg
 
@@ -563,7 +563,7 @@ ON_A_SMALL_DISK = """
 import json, os, subprocess, sys
 sys.path.insert(0, {tests!r})
 import conftest, torch
-from fedbabu.results import RunFolder
+from fedbabu.runs.folder import RunFolder
 from fedbabu.errors import RunError
 from in_process import run_server, essence
 torch.set_num_threads(1)

@@ -13,8 +13,8 @@ from in_process import essence, run_server
 from test_flower_run import BIN, flwr
 
 from fedbabu.config import default_run_config
-from fedbabu.results import RunFolder
-from fedbabu.superlink import local_superlink
+from fedbabu.reproduction.local_superlink import local_superlink
+from fedbabu.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

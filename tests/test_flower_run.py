@@ -12,8 +12,8 @@ from conftest import PROJECT
 from notebooks import execute_notebook
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.results import RunFolder, finished_runs
-from fedbabu.superlink import local_superlink
+from fedbabu.reproduction.local_superlink import local_superlink
+from fedbabu.runs.folder import RunFolder, finished_runs
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -129,7 +129,7 @@ def test_the_notebook_shows_the_newest_run(quickstart):
     assert run.path.name in text
     assert text.count("<image/png>") == 6  # of the figures that every run has
     for number in ("04", "05", "12", "13", "15", "16"):
-        assert f"python -m fedbabu.sweep experiment=figure{number}\n" in text
+        assert f"python -m fedbabu.reproduction.sweep experiment=figure{number}\n" in text
 
 
 def test_the_notebook_says_what_to_run_when_there_is_nothing(tmp_path):

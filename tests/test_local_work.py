@@ -7,21 +7,21 @@ import pytest
 import torch
 from pictures import KNOWN, write_known
 
-from fedbabu import training as local_training
-from fedbabu.aggregation import weighted_sum
 from fedbabu.algorithms import ALGORITHMS, Part, Phase
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.cuda_graphs import GraphedStep
 from fedbabu.data import BatchTransform, DataSpec, Examples, client_examples, open_dataset
-from fedbabu.evaluation import (
+from fedbabu.models import MODELS, build_model
+from fedbabu.training import local_sgd as local_training
+from fedbabu.training.aggregation import weighted_sum
+from fedbabu.training.cuda_graphs import GraphedStep
+from fedbabu.training.evaluation import (
     class_templates,
     evaluate_initial,
     evaluate_personalized,
     features,
     nearest_template,
 )
-from fedbabu.models import MODELS, build_model
-from fedbabu.training import train
+from fedbabu.training.local_sgd import train
 
 TRANSFORM = BatchTransform((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_padding=2)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.paper import cells, find_cells, run_config, tables
+from fedbabu.reproduction.paper import cells, find_cells, run_config, tables
 
 CIFAR10 = {"name": "cifar10", "num-classes": 10, "num-train-examples": 50_000}
 

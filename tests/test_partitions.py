@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedbabu import partition as command
+from fedbabu import show_partition as command
 from fedbabu.config import RunConfig, default_run_config
 from fedbabu.data import (
     BatchTransform,
@@ -19,10 +19,10 @@ from fedbabu.data import (
     open_dataset,
     open_partition,
 )
+from fedbabu.data.partitions import PARTITIONS
+from fedbabu.data.partitions.label_shards import LabelShardPartitioner
+from fedbabu.data.partitions.rounding import round_table
 from fedbabu.errors import ConfigError
-from fedbabu.partitions import PARTITIONS
-from fedbabu.partitions.label_shards import LabelShardPartitioner
-from fedbabu.partitions.rounding import round_table
 
 SPLITS = ("train", "test")
 

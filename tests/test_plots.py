@@ -14,12 +14,15 @@ from matplotlib.container import ErrorbarContainer
 from notebooks import NOTEBOOK, execute_notebook, text_of
 from PIL import Image
 
-from fedbabu import client_app, partition, plots, recording, report
+from fedbabu import client_app, plots
+from fedbabu import show_partition as partition
 from fedbabu.config import default_run_config
 from fedbabu.errors import ConfigError
-from fedbabu.experiment import Experiment
-from fedbabu.paper import find_cells
-from fedbabu.results import RunFolder, all_runs
+from fedbabu.reproduction import report
+from fedbabu.reproduction.experiment import Experiment
+from fedbabu.reproduction.paper import find_cells
+from fedbabu.runs.folder import RunFolder, all_runs
+from fedbabu.training import diagnostics as recording
 
 SMALL = {
     "dataset": "digits", "num-clients": 8, "fraction-train": 0.5, "num-server-rounds": 3, "num-local-epochs": 1,
@@ -543,7 +546,7 @@ def test_tensorboard_has_the_runs_scalars_also_of_a_resumed_run(run, monkeypatch
 
 
 def test_a_logger_that_is_not_installed_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedbabu.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("fedbabu.runs.loggers.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"logger = 'tensorboard' is not installed: pip install"):
         run_server(default_run_config() | SMALL | {"results-dir": str(tmp_path), "logger": "tensorboard"})
 

@@ -12,7 +12,7 @@ from test_data import write_folder
 
 from fedbabu.errors import ConfigError, RunError
 from fedbabu.models import build_model
-from fedbabu.results import RunFolder
+from fedbabu.runs.folder import RunFolder
 
 
 def initial_model(run_config):

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from test_data import write_folder
 from test_protocol import OWNERS, owners
 
-from fedbabu.checkpoints import Checkpoint, Checkpoints
 from fedbabu.errors import ConfigError, RunError
-from fedbabu.results import RunFolder, all_runs, finished_runs
-from fedbabu.storage import ClientStore
+from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
+from fedbabu.runs.files import ClientStore
+from fedbabu.runs.folder import RunFolder, all_runs, finished_runs
 
 WITH_STATE = ("fedper", "ditto")  # clients keep the head, or a whole model
 
@@ -187,7 +187,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_given_up(run_config, undist
     folder = stopped(run_config, monkeypatch, 6)
     with monkeypatch.context() as patch:
         error = OSError(5, "Input/output error", "round-6.safetensors")
-        patch.setattr("fedbabu.checkpoints.load_state_and_metadata", lambda *_, **__: (_ for _ in ()).throw(error))
+        patch.setattr("fedbabu.runs.checkpoints.load_state_and_metadata", lambda *_, **__: (_ for _ in ()).throw(error))
         with pytest.raises(RunError, match=r"cannot use: .*Input/output error: 'round-6.safetensors'"):
             run_server(run_config | {"resume": str(folder)})
     run, grid = run_server(run_config | {"resume": str(folder)})

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from fedbabu import server_app
 from fedbabu.errors import ConfigError
-from fedbabu.progress import final_report
-from fedbabu.results import finished_runs, newest_per_algorithm
+from fedbabu.runs.folder import finished_runs, newest_per_algorithm
+from fedbabu.runs.progress import final_report
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A sweep as a user runs it: `python -m fedbabu.sweep`, killed in the middle, and with a run that fails."""
+"""A sweep as a user runs it, killed in the middle, and with a run that fails."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from in_process import run_server
 from test_flower_kills import essence_of_results
 
 from fedbabu.errors import ConfigError
-from fedbabu.results import all_runs, finished_runs
-from fedbabu.superlink import local_superlink
+from fedbabu.reproduction.local_superlink import local_superlink
+from fedbabu.runs.folder import all_runs, finished_runs
 
 pytestmark = pytest.mark.slow
 REDUCED = [
@@ -28,7 +28,7 @@ REDUCED = [
 
 
 def start_sweep(overrides, *flags) -> subprocess.Popen:
-    command = [sys.executable, "-m", "fedbabu.sweep", *overrides, *flags]
+    command = [sys.executable, "-m", "fedbabu.reproduction.sweep", *overrides, *flags]
     return subprocess.Popen(
         command, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         # What a shell starts in the background ignores Ctrl-C, and so would all that it starts.
@@ -99,7 +99,7 @@ def test_a_sweep_that_is_interrupted_stops_all_that_it_started(tmp_path, number)
 
 def test_a_superlink_that_a_killed_process_left_is_stopped(tmp_path):
     code = (
-        "import time; from pathlib import Path; from fedbabu.superlink import local_superlink\n"
+        "import time; from pathlib import Path; from fedbabu.reproduction.local_superlink import local_superlink\n"
         f"with local_superlink(Path({str(tmp_path)!r})) as (_, process):\n"
         "    print(process.pid, flush=True)\n"
         "    time.sleep(600)"

@@ -1,7 +1,7 @@
 """From a dataset's name to the tensors of one client: decode once, partition, augment by the batch."""
 
 from fedbabu.data.dataset import ImageDataset, open_dataset
-from fedbabu.data.partition import (
+from fedbabu.data.partitioning import (
     Partition,
     all_class_counts,
     class_counts,

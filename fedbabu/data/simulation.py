@@ -4,7 +4,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from fedbabu.data.dataset import ImageDataset, open_dataset
-from fedbabu.data.partition import Partition, open_partition
+from fedbabu.data.partitioning import Partition, open_partition
 from fedbabu.data.source import DataSpec
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ from fedbabu.plots.runs import (
     save_plots,
 )
 from fedbabu.plots.style import algorithm_of, save_figure, setting_title
-from fedbabu.results import RunFolder
-from fedbabu.setting import setting
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.settings import setting
 
 __all__ = [
     "FIGURES", "VEHICLES", "accuracy_beside_the_paper", "accuracy_by", "accuracy_by_finetuned_part",

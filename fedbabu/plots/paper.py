@@ -23,11 +23,11 @@ from fedbabu.plots.style import (
     one_panel,
     panels,
 )
-from fedbabu.progress import TITLES
-from fedbabu.results import RunFolder
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.progress import TITLES
 
 if TYPE_CHECKING:  # the comparison is made of runs, as the figures are
-    from fedbabu.comparison import Entry
+    from fedbabu.reproduction.comparison import Entry
 
 MAX_CLASSES = 20  # that one can tell apart by colour and marker
 NUM_HUES = 7  # of the palette; the others are the same darker

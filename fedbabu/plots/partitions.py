@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from fedbabu.config import RunConfig
 from fedbabu.data import all_class_counts, open_simulated_data, partition_title
 from fedbabu.plots.style import SCREEN_DPI
-from fedbabu.results import RunFolder
+from fedbabu.runs.folder import RunFolder
 
 MAX_CLASS_NAMES = 30  # that fit beside an axis
 

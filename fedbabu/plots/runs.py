@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedbabu.paper import find_cells
 from fedbabu.plots.style import (
     MANY,
     algorithm_of,
@@ -19,9 +18,10 @@ from fedbabu.plots.style import (
     paper_markers,
     save_figure,
 )
-from fedbabu.progress import TITLES
-from fedbabu.results import RunFolder
-from fedbabu.setting import by_epoch, setting
+from fedbabu.reproduction.paper import find_cells
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.progress import TITLES
+from fedbabu.runs.settings import by_epoch, setting
 
 METRICS = ("initial", "without-head", "personalized")
 

@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import default_run_config
-from fedbabu.paper import PROTOCOL
-from fedbabu.partitions import PARTITIONS
-from fedbabu.results import APART, RunFolder
-from fedbabu.setting import setting
-from fedbabu.storage import write_whole
+from fedbabu.data.partitions import PARTITIONS
+from fedbabu.reproduction.paper import PROTOCOL
+from fedbabu.runs.files import write_whole
+from fedbabu.runs.folder import APART, RunFolder
+from fedbabu.runs.settings import setting
 
 SCREEN_DPI, PRINT_DPI = 120, 200
 # The run-config keys that a title names, as the paper does, but for the partition's.

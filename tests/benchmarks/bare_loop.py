@@ -61,5 +61,5 @@ def main(file: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[2:]:
-        import fedbabu.allocation  # noqa: F401
+        import fedbabu.training.memory  # noqa: F401
     main(sys.argv[1])

@@ -10,12 +10,12 @@ from unittest.mock import patch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedbabu import training
-from fedbabu.aggregation import weighted_sum
 from fedbabu.config import RunConfig
 from fedbabu.data import BatchTransform, client_examples, open_simulated_data
-from fedbabu.messages import TrainReply
+from fedbabu.federation.messages import TrainReply
 from fedbabu.models import SplitNetwork, build_model
+from fedbabu.training import local_sgd as training
+from fedbabu.training.aggregation import weighted_sum
 
 CPU = torch.device("cpu")
 

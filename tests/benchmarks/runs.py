@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 
 from fedbabu.config import RunConfig, default_run_config
 from fedbabu.data import client_examples, open_simulated_data
-from fedbabu.results import Record, RunFolder, all_runs
-from fedbabu.superlink import flower_environment, free_ports, local_superlink, stop
+from fedbabu.reproduction.local_superlink import flower_environment, free_ports, local_superlink, stop
+from fedbabu.runs.folder import Record, RunFolder, all_runs
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]

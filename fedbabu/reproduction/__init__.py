@@ -1,0 +1,1 @@
+"""The paper's tables as data, and the experiments, sweeps and reports that reproduce them."""
