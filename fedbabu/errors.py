@@ -1,30 +1,34 @@
-"""The errors whose message is a sentence for the user; they are shown without a traceback."""
+"""The errors whose message is one sentence for the user; they are shown without a traceback."""
 
 from collections.abc import Mapping
 from textwrap import shorten
 
-MAX_NAMED = 5  # clients of one reason
+MAX_CLIENTS_SHOWN = 5  # for each reason
 
 
 class ConfigError(ValueError):
-    """Input that a user can mend: the sentence says what was given and what is allowed."""
+    """An input that the user can correct; the message says what was given and what is allowed."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on: the sentence says why, and what to do about it."""
+    """A run that cannot continue; the message says why, and what to do about it."""
 
 
 class DivergedError(RunError):
-    """Training diverged: going on would not help."""
+    """Training diverged, so it would not help to continue."""
 
 
-def why(failed: Mapping[int, str], max_shown: int = 120) -> str:
-    """Which clients failed, and why, in max_shown characters each: "client 3 (loss not finite), clients 5, 8 (…)"."""
-    clients_of: dict[str, list[str]] = {}
-    for client, reason in sorted(failed.items()):
-        clients_of.setdefault(reason, []).append(str(client))
+def format_failures(failures: Mapping[int, str], max_shown: int = 120) -> str:
+    """List clients that failed, grouped by reason: "client 3 (loss not finite), clients 5, 8 (out of memory)".
+
+    A reason is cut to max_shown characters.
+    """
+    clients_by_reason: dict[str, list[str]] = {}
+    for client, reason in sorted(failures.items()):
+        clients_by_reason.setdefault(reason, []).append(str(client))
     return ", ".join(
-        f"client{'s' * (len(clients) > 1)} {', '.join(clients[:MAX_NAMED])}"
-        f"{f' and {len(clients) - MAX_NAMED} more' if len(clients) > MAX_NAMED else ''} ({shorten(reason, max_shown)})"
-        for reason, clients in clients_of.items()
+        f"client{'s' * (len(clients) > 1)} {', '.join(clients[:MAX_CLIENTS_SHOWN])}"
+        f"{f' and {len(clients) - MAX_CLIENTS_SHOWN} more' if len(clients) > MAX_CLIENTS_SHOWN else ''}"
+        f" ({shorten(reason, max_shown)})"
+        for reason, clients in clients_by_reason.items()
     )

@@ -1,4 +1,4 @@
-"""All randomness, seeded by what it is for, so that no result depends on which process drew first."""
+"""Every stream of random numbers, seeded by its purpose, so that results do not depend on the order of processes."""
 
 from enum import IntEnum
 
@@ -7,25 +7,25 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What a stream of random numbers is drawn for; two purposes never share a stream."""
+    """The purpose of a stream of random numbers. Two purposes never share a stream."""
 
-    PARTITION = 0
-    SAMPLING = 1
-    TRAINING = 2
-    FINE_TUNING = 3
-    SERVER_DATA = 4
-    SERVER_TRAINING = 5
-    CLIENTS = 6
-    ROUNDING = 7
-    RECORDING = 8
+    PARTITION = 0  # order of the clients' images, and which test images each client gets
+    SAMPLING = 1  # clients of a round
+    TRAINING = 2  # batches and augmentation of one client in one round
+    FINE_TUNING = 3  # batches and augmentation of one client's personalization
+    SERVER_DATA = 4  # training images that the server holds
+    SERVER_TRAINING = 5  # batches and augmentation of the server
+    CLIENTS = 6  # owners in the dataset that become clients
+    ROUNDING = 7  # ties when numbers of test images are rounded
+    DIAGNOSTICS = 8  # images whose features are recorded
 
 
 def numpy_generator(seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:
-    """NumPy's generator of the stream (seed, purpose, indices)."""
+    """NumPy's generator for the stream (seed, purpose, indices); indices are a round or client, for example."""
     return np.random.default_rng([seed, purpose, *indices])
 
 
 def torch_generator(seed: int, purpose: Purpose, *indices: int) -> torch.Generator:
-    """PyTorch's CPU generator of the stream (seed, purpose, indices), the same draws on every device."""
+    """PyTorch's CPU generator for the stream (seed, purpose, indices), with the same draws on every device."""
     state = np.random.SeedSequence([seed, purpose, *indices]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))

@@ -1,95 +1,78 @@
-"""The strategy: FedAvg over the part of the model that an algorithm shares, and over clients rather than nodes."""
+"""The strategy: FedAvg over the part of the model that the algorithm shares, and over clients rather than nodes.
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
-from pathlib import Path
+`SharedPartFedAvg.start` is the loop over rounds. With algorithm = 'fedbabu' it is Algorithm 1 of the paper.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from time import perf_counter, sleep
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 from torch import Tensor
 
 from fedbabu.config import RunConfig
-from fedbabu.errors import DivergedError, RunError, why
+from fedbabu.errors import DivergedError, RunError, format_failures
 from fedbabu.federation.clients import Federation
-from fedbabu.federation.messages import MAX_REASON, NOT_FINITE, PER_TRAINING_EPOCH, EvaluateReply, Task, TrainReply
-from fedbabu.federation.messenger import NOT_CONNECTED, Exchange
-from fedbabu.runs.checkpoints import STAYING, Checkpoint
+from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, Task, TrainReply
+from fedbabu.federation.messenger import NOT_CONNECTED, NodeMessenger
+from fedbabu.federation.reply_checks import MAX_REASON_LENGTH
+from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, Checkpoint, Checkpoints
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.progress import Log, Progress
+from fedbabu.runs.records import RoundRecord
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.training.aggregation import add_weighted, weighted_sum
-from fedbabu.training.diagnostics import layer_similarity, mean_of_known, weights
+from fedbabu.training.diagnostics import directions_without_values, layer_similarity, mean_over_clients
 from fedbabu.training.evaluation import ClientResult
-from fedbabu.training.server_training import ServerData
+from fedbabu.training.server_training import ServerTrainer
 
-RECONNECT_SECONDS = 10.0  # before a round is repeated because nodes had gone
-
-Record = dict[str, Any]  # a line of rounds.jsonl
+RECONNECT_SECONDS = 10.0  # before a round is repeated because nodes had disconnected
 
 
 class SharedPartFedAvg(FedAvg):
-    """Federated averaging of the shared part; what is not shared keeps its value on the server.
+    """Federated averaging of the part of the model that the algorithm shares; the rest keeps its value on the server.
 
-    With FedBABU's row of the table this is Algorithm 1: the server samples clients, broadcasts the global model,
-    averages the bodies that come back and leaves the head alone. Each node gets one message that names its
-    clients. After the last round, every client is evaluated and fine-tuned.
+    A client that fails is left out of the mean, and the round's record says why. A round in which too few clients train
+    successfully is repeated with others. After the last round every client is evaluated and fine-tuned.
 
-    A client that fails is left out of the mean, and the round's record says why. A round of too few clients is repeated
-    with others.
-
-    Args:
-        config: the run configuration.
-        federation: the clients, and the nodes that offer them.
-        run: the absolute path of the run folder.
-        run_id: tells this run from others of the same name.
-        checkpoints: of this run so far, newest first; it goes on from the first.
-        server_data: what the server itself trains on after each aggregation, if anything.
-        on_round: called at the end of every round with its record.
-        on_evaluation: called before a round's evaluation with whether it fine-tunes.
-        on_checkpoint: called with every checkpoint.
+    The run continues from the first of its checkpoints, which are newest first. After each round it is recorded in the
+    run folder, printed by `progress` and logged by `log`. If the server has data, the server_trainer trains the global
+    model after each aggregation.
     """
 
     def __init__(
         self,
         config: RunConfig,
         federation: Federation,
-        run: Path,
-        run_id: str,
-        checkpoints: Collection[Checkpoint],
-        server_data: ServerData | None = None,
-        on_round: Callable[[Record], None] = lambda record: None,
-        on_evaluation: Callable[[bool], None] = lambda personalize: None,
-        on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+        run: RunFolder,
+        checkpoints: Sequence[Checkpoint],
+        progress: Progress,
+        log: Log,
+        server_trainer: ServerTrainer | None = None,
     ) -> None:
         super().__init__()
-        newest = next(iter(checkpoints))
+        newest = checkpoints[0]
         self.config = config
         self.federation = federation
         self.run = run
-        self.run_id = run_id
-        self.server_data = server_data
-        self.global_model = dict(newest.model)
-        self.shared = {name: newest.model[name] for name in config.row.shares.names(newest.model)}
-        self.results: dict[int, ClientResult] = {}  # of the last evaluation, by client id,
-        self.missing: dict[int, str] = {}  # and why there is none of the other clients
-        self.similarity: dict[str, list[float]] = {}  # of the clients' layers, if it is recorded
-        self._on_round = on_round
-        self._on_evaluation = on_evaluation
-        self._on_checkpoint = on_checkpoint
-        self._num_train = {client: info.num_train for client, info in federation.clients.items()}
+        self.progress = progress
+        self.log = log
+        self.server_trainer = server_trainer
+        self.messenger: NodeMessenger
 
-        self._trained = newest.server_round  # the last round whose training is over
-        self._to_evaluate = newest.record is not None  # whether its evaluation is still due
-        self._record: Record = dict(newest.record or {})  # of the round that goes on
-        self._history = list(newest.history)  # the records of those that are over
-        self._kept = dict(newest.kept)  # for each client that keeps something, the round in which it kept it;
-        self._kept_at = {c.server_round: c.kept for c in checkpoints}  # likewise at the newest checkpoints
-        self._exchange: Exchange | None = None  # with the nodes, that goes on
-        self._silent: set[int] = set()  # nodes that did not answer when they were last asked
-        self._started = perf_counter() - self._record.get("train-seconds", 0.0)
+        self.global_model: dict[str, Tensor] = dict(newest.model)
+        self.record = newest.record or RoundRecord(round=0)  # of the round in progress
+        self.history = list(newest.history)  # the records of the rounds that are over
+        # For each client that keeps a part of its model, the round in which it was last saved: now, and at checkpoints.
+        self.client_state_rounds = dict(newest.client_state_rounds)
+        self._checkpointed = {each.server_round: each.client_state_rounds for each in checkpoints}
+        self._last_trained_round = newest.server_round
+        # Of the last evaluation:
+        self.results: dict[int, ClientResult] = {}  # by client id
+        self.missing: dict[int, str] = {}  # why other clients have no result
+        self.similarity: dict[str, list[float]] = {}  # of the clients' layers, if it is recorded
 
     def start(
         self,
@@ -101,229 +84,254 @@ class SharedPartFedAvg(FedAvg):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run what is left of `num_rounds` rounds: Flower's own loop, with repeated rounds and checkpoints.
+        """Run the rounds that are left, of num_rounds in all; see Flower's FedAvg for the arguments.
 
-        Args:
-            grid: the nodes.
-            initial_arrays: the global model to begin with.
-            num_rounds: in all, those that are over included.
-            timeout: seconds that a client may take; 0 for any time.
-            train_config: the run configuration, which goes to the nodes with every message.
-            evaluate_config: likewise.
-            evaluate_fn: not called; server_data evaluates the global model.
+        The timeout is in seconds for each client, 0 for no limit; train_config is the run configuration; evaluate_fn is
+        not used, because the server_trainer tests the global model.
 
         Raises:
-            RunError: if the run cannot go on.
+            RunError: If the run cannot continue.
         """
-        config, result = train_config or ConfigRecord(), Result(arrays=initial_arrays)
-        for server_round in range(self._trained + (not self._to_evaluate), num_rounds + 1):
-            if not self._to_evaluate:
-                result.arrays, metrics = self._train(server_round, result.arrays, config, grid, timeout)
-                result.train_metrics_clientapp[server_round] = metrics
+        run_config = train_config or ConfigRecord()
+        result = Result(arrays=initial_arrays)
+        self.messenger = NodeMessenger(self.federation, grid)
+        # A run that was interrupted after the training of a round continues with the evaluation of that round.
+        trained_before = self.record.round == self._last_trained_round > 0
+        for server_round in range(self._last_trained_round + (not trained_before), num_rounds + 1):
+            if server_round > self._last_trained_round:
+                self.record, started = RoundRecord(round=server_round), perf_counter()
+                metrics = None
+                while metrics is None:  # a round in which too few clients train successfully is repeated
+                    self._begin_attempt()
+                    # 1. Sample clients and send them the global model.
+                    messages = self.configure_train(server_round, result.arrays, run_config, grid)
+                    # 2. Collect what they share after training.
+                    replies = self._send(messages, timeout)
+                    # 3. Average it; the part that is not shared stays as it is.
+                    arrays, metrics = self.aggregate_train(server_round, replies)
+                result.arrays, result.train_metrics_clientapp[server_round] = arrays or result.arrays, metrics
+                self.record.train_seconds = perf_counter() - started
+                self._last_trained_round = server_round
+                # 4. Save a checkpoint, from which the run can be resumed.
                 if server_round % self.config.checkpoint_every == 0 or server_round == num_rounds:
                     self.save_checkpoint()
-            messages = self.configure_evaluate(server_round, result.arrays, evaluate_config or config, grid)
+            else:
+                started = perf_counter() - self.record.train_seconds
+            # 5. Evaluate the global model on all clients; after the last round, fine-tune each of them.
+            if server_round == num_rounds:
+                self.run.write_model(self.global_model)  # before the evaluation, which may fail
+                self.progress.final_evaluation()
+            messages = self.configure_evaluate(server_round, result.arrays, evaluate_config or run_config, grid)
             evaluated = self.aggregate_evaluate(server_round, self._send(messages, timeout))
             if evaluated is not None:
                 result.evaluate_metrics_clientapp[server_round] = evaluated
+            # 6. Record what happened.
+            self.record.seconds = perf_counter() - started
+            self.record.evaluate_seconds = self.record.seconds - self.record.train_seconds
+            self.history.append(self.record)
+            self.run.append_round(self.record)
+            self.progress.round(self.record)
+            self.log(self.record.to_json())
         return result
 
     def save_checkpoint(self) -> None:
-        """Hand on the state after the last round whose training is over, unless that was done before."""
-        if self._trained in self._kept_at:
+        """Save the state after the last round whose training is over, unless that was done before."""
+        last = self._last_trained_round
+        if last in self._checkpointed:
             return
-        record = self._record if self._to_evaluate else None
-        self._on_checkpoint(Checkpoint(self._trained, self.global_model, self._kept, self._history, record))
-        self._kept_at[self._trained] = dict(self._kept)
-        for server_round in sorted(self._kept_at)[:-STAYING]:
-            del self._kept_at[server_round]
+        evaluation_is_due = self.record.round == last and self.record.seconds is None
+        record = self.record if evaluation_is_due else None
+        checkpoint = Checkpoint(last, self.global_model, dict(self.client_state_rounds), self.history, record)
+        Checkpoints(self.run.path).save(checkpoint)
+        self._checkpointed[last] = checkpoint.client_state_rounds
+        for server_round in sorted(self._checkpointed)[:-CHECKPOINTS_KEPT]:
+            del self._checkpointed[server_round]
 
-    def _train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, timeout: float
-    ) -> tuple[ArrayRecord, MetricRecord]:
-        """The training of a round, repeated while too few clients train well."""
-        self._started = perf_counter()
-        self._record = {"round": server_round, "failed": {}, "bytes-sent": 0, "bytes-received": 0}
-        for attempt in range(self.config.max_round_retries + 1):
-            if NOT_CONNECTED in self._record["failed"].values():
-                sleep(RECONNECT_SECONDS)
-            self._record["attempts"] = attempt + 1
-            messages = self.configure_train(server_round, arrays, config, grid)
-            averaged, metrics = self.aggregate_train(server_round, self._send(messages, timeout))
-            if averaged is not None and metrics is not None:
-                self._trained, self._to_evaluate = server_round, True
-                return averaged, metrics
-        failed = self._record["failed"]
-        if set(failed.values()) == {NOT_FINITE}:
-            self._diverged("the loss of every client that was tried")
-        raise RunError(
-            f"Round {server_round} was tried {self.config.max_round_retries + 1} times, but never had "
-            f"min-fit-clients = {self.config.min_fit_clients} clients that trained well: {why(failed, MAX_REASON)}."
-        )
+    def sample_clients(self, server_round: int, attempt: int = 1, failed: Collection[int] = ()) -> list[int]:
+        """Sample the clients of a round without replacement (Algorithm 1, line 4).
 
-    def sample_clients(self, server_round: int) -> list[int]:
-        """The clients of a round, drawn without replacement (Algorithm 1, line 4).
-
-        Without communication, each client comes in one round. In a round that is repeated, those that failed are
-        left out, as long as there are enough others.
+        Without communication, each client takes part in one round. In a further attempt at a round, clients that failed
+        in it are not sampled again, as long as there are enough others.
         """
-        clients, again = sorted(self.federation.clients), self._record["attempts"] - 1
-        if not self.config.row.shares:
+        clients = sorted(self.federation.clients)
+        if not self.config.algorithm_spec.communicates:
             return clients[server_round - 1 :: self.config.num_rounds]
-        others = [client for client in clients if client not in self._record["failed"]]
+        others = [client for client in clients if client not in failed]
         clients = others if len(others) >= self.config.min_fit_clients else clients
-        rng = numpy_generator(self.config.seed, Purpose.SAMPLING, server_round, *([again] if again else []))
+        stream = (server_round,) if attempt == 1 else (server_round, attempt - 1)
+        rng = numpy_generator(self.config.seed, Purpose.SAMPLING, *stream)
         return sorted(rng.choice(clients, min(self.config.clients_per_round, len(clients)), replace=False).tolist())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample the clients of a round and send them the global model."""
-        clients, rounds = self.sample_clients(server_round), self.config.local_rounds(server_round)
-        self._record |= {"learning-rate": self.config.learning_rate_of(rounds[-1]), "clients": clients}
-        task = self._task(server_round, clients, rounds)
-        self._exchange = Exchange(self.federation, grid, MessageType.TRAIN, task, arrays, config, self._silent)
-        return self._exchange.messages()
+        """Sample the clients of a round; returns a message with the global model for each node that trains some."""
+        record, training_rounds = self.record, self.config.training_rounds(server_round)
+        record.clients = self.sample_clients(server_round, record.attempts, record.failed)
+        record.learning_rate = self.config.learning_rate_in(training_rounds[-1])
+        task = self._task(server_round, record.clients, training_rounds)
+        return self.messenger.messages(MessageType.TRAIN, task, arrays, config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Replace the shared part of the global model by the clients' mean, weighted by example counts.
 
-        Then train it on the server, if it has data (Section 4; Appendix L). If too few clients trained well, nothing
-        changes, and nothing is returned.
+        If the server has data, train the result on it (Section 4; Appendix L).
+
+        Returns:
+            The global model and the training losses; or twice None if too few clients trained successfully.
 
         Raises:
-            DivergedError: if training diverged.
+            DivergedError: If training diverged.
         """
-        exchange = self._exchange
-        assert exchange is not None
-        num_curve = self.config.num_curve_values(self._record["round"])
-        checked = exchange.checked(
-            replies,
-            lambda content, asked: TrainReply.from_content(content, asked, self._num_train, self.shared, num_curve),
-        )
-        nodes = [node for node in checked if node.clients]
-        self._note(exchange)
-        losses = {client: loss for node in nodes for client, loss in zip(node.clients, node.losses, strict=True)}
-        alone = not self.config.row.shares
-        if set(exchange.failed.values()) == {NOT_FINITE} and len(exchange.failed) > 1 and not losses:
-            self._diverged(f"the loss of all {len(exchange.failed)} clients")
-        if self.config.clients_per_round and len(losses) < self.config.min_fit_clients and not alone:
+        config, record, num_train = self.config, self.record, self.federation.num_train
+        shared = {name: self.global_model[name] for name in config.algorithm_spec.shares.names(self.global_model)}
+        num_accuracies = self._num_class_accuracies(server_round)
+        nodes = list(self.messenger.parse(replies, TrainReply, num_train, shared, num_accuracies))
+        failed = self.messenger.failed
+        results = {client: result for node in nodes for client, result in node.results.items()}
+        record.failed = {c: reason for c, reason in record.failed.items() if c not in record.clients} | failed
+        if set(failed.values()) == {NOT_FINITE} and len(failed) > 1 and not results:
+            raise self._diverged(f"the loss of all {len(failed)} clients")
+        enough = len(results) >= config.min_fit_clients or not config.clients_per_round
+        if not enough and config.algorithm_spec.communicates:
             return None, None
-        metrics: dict[str, Any] = {}
-        model, num_examples = dict(self.global_model), sum(node.num_examples for node in nodes)
-        if nodes:
+        model = dict(self.global_model)
+        record.num_examples = sum(node.num_examples for node in nodes)
+        if results:
             sums = weighted_sum((node.update, node.weight) for node in nodes)
-            model |= {name: (value / num_examples).to(model[name].dtype) for name, value in sums.items()}
-            metrics["train-loss"] = sum(losses[c] * self._num_train[c] for c in sorted(losses)) / num_examples
-        if num_curve:
-            for key in PER_TRAINING_EPOCH:
-                of_clients = np.array([value for node in nodes for value in getattr(node, key)]).reshape(-1, num_curve)
-                self._record[key.replace("_", "-")] = mean_of_known(of_clients)
-        if self.server_data:
+            model |= {name: (value / record.num_examples).to(model[name].dtype) for name, value in sums.items()}
+            loss_sum = sum(results[client].loss * num_train[client] for client in sorted(results))
+            record.train_loss = loss_sum / record.num_examples
+        if num_accuracies:
+            record.in_class = mean_over_clients([result.in_class for result in results.values()])
+            record.out_of_class = mean_over_clients([result.out_of_class for result in results.values()])
+        if self.server_trainer:
             try:
-                model, metrics["server-loss"] = self.server_data.train(model, server_round)
-            except FloatingPointError:
-                self._diverged("the loss on the server")
+                model, record.server_loss = self.server_trainer.train(model, server_round)
+            except FloatingPointError as error:
+                raise self._diverged("the loss on the server") from error
         self.global_model = model
-        if self.config.row.keeps:
-            self._kept |= dict.fromkeys(losses, server_round)
-        self._record |= {"num-examples": num_examples, **metrics, "train-seconds": perf_counter() - self._started}
-        return ArrayRecord(model), MetricRecord(metrics)
+        if config.algorithm_spec.keeps:
+            self.client_state_rounds |= dict.fromkeys(results, server_round)
+        named_losses = {"train-loss": record.train_loss, "server-loss": record.server_loss}
+        metrics = MetricRecord({name: loss for name, loss in named_losses.items() if loss is not None})
+        return ArrayRecord(model), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the global model to all clients, if this is a round to evaluate; in the last, to fine-tune it."""
-        self._exchange = None
-        personalize = server_round == self.config.num_rounds
-        # Without communication, there is nothing to evaluate before every client has trained.
-        every = self.config.evaluate_every if self.config.row.shares else 0
-        if not personalize and not (every and server_round % every == 0):
+        """If this round is evaluated, a message to each node with the global model; the last asks for fine-tuning."""
+        if not self._is_evaluated(server_round):
             return []
-        self._on_evaluation(personalize)
-        if self.server_data:
-            self._record["test-accuracy"] = self.server_data.test_accuracy(self.global_model)
-        clients = list(self.federation.clients)
-        if not self.config.row.shares:  # whoever failed to train has no model of its own
-            clients = [client for client in clients if client in self._kept]
-        task = replace(self._task(server_round, clients, []), personalize=personalize)
-        self._exchange = Exchange(self.federation, grid, MessageType.EVALUATE, task, arrays, config, self._silent)
-        return self._exchange.messages()
+        if self.server_trainer:
+            self.record.test_accuracy = self.server_trainer.test_accuracy(self.global_model)
+        personalize = server_round == self.config.num_rounds
+        task = self._task(server_round, self._clients_with_model(), [], personalize=personalize)
+        return self.messenger.messages(MessageType.EVALUATE, task, arrays, config)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Collect what every client measured, and end the round's record with their mean initial accuracy.
+        """Collect what every client measured; the round's record gets their mean initial accuracy.
 
         Raises:
-            RunError: if no client could be evaluated.
+            RunError: If no client could be evaluated.
         """
-        metrics = None
-        if exchange := self._exchange:
-            results: dict[int, ClientResult] = {}
-            epochs = 1 + exchange.task.personalize * self.config.finetune_epochs
-            by_distribution = exchange.task.personalize and self.config.iid_test_set
-            num_values = dict.fromkeys(("accuracy", "loss"), epochs)
-            num_values |= dict.fromkeys(("id_accuracy", "ood_accuracy"), epochs * by_distribution)
-            num_values["without_head_accuracy"] = int(exchange.task.personalize)
-            directions = self._directions(epochs) if exchange.task.personalize else {}
-            total: dict[str, Tensor] = {}  # of directions, one reply after the other: they may be large
-            for reply in exchange.checked(
-                replies, lambda content, asked: EvaluateReply.from_content(content, asked, num_values, directions)
-            ):
-                results |= reply.results
-                add_weighted(total, reply.directions)
-            self._note(exchange)
-            untrained = self.federation.clients.keys() - set(exchange.task.clients)
-            missing = dict.fromkeys(untrained, "it never trained") | exchange.failed
-            self.results, self.missing = dict(sorted(results.items())), dict(sorted(missing.items()))
-            if set(exchange.failed.values()) == {NOT_FINITE} and not results:
-                self._diverged(f"the loss of all {len(exchange.failed)} clients in their evaluation")
-            if not results:
-                raise RunError(
-                    f"No client could be evaluated after round {server_round}: {why(self.missing, MAX_REASON)}."
-                )
-            self.similarity = layer_similarity(total, len(results)) if len(results) > 1 else {}
-            initial = sum(result.accuracy[0] for result in self.results.values()) / len(results)
-            self._record |= {"initial-accuracy": initial, "missing": self.missing}
-            metrics = MetricRecord({"initial-accuracy": initial})
-        seconds = perf_counter() - self._started
-        self._record |= {"seconds": seconds, "evaluate-seconds": seconds - self._record["train-seconds"]}
-        self._history.append(self._record)
-        self._to_evaluate = False
-        self._on_round(self._record)
-        return metrics
+        if not self._is_evaluated(server_round):
+            return None
+        config, personalize = self.config, server_round == self.config.num_rounds
+        num_values = {"accuracy": 1 + personalize * config.total_finetune_epochs}
+        num_values["loss"] = num_values["accuracy"]
+        num_values["id_accuracy"] = num_values["accuracy"] if personalize and config.iid_test_set else 0
+        num_values["ood_accuracy"] = num_values["id_accuracy"]
+        num_values["without_head_accuracy"] = int(personalize)
+        directions = {}
+        if personalize and "similarity" in config.diagnostics:
+            directions = directions_without_values(self.global_model, num_values["accuracy"])
+        direction_sums: dict[str, Tensor] = {}  # added reply by reply, because they may be large
+        self.results = {}
+        for reply in self.messenger.parse(replies, EvaluateReply, num_values, directions):
+            self.results |= reply.results
+            add_weighted(direction_sums, reply.direction_sums)
+        failed = self.messenger.failed
+        untrained = self.federation.clients.keys() - set(self._clients_with_model())
+        self.results = dict(sorted(self.results.items()))
+        self.missing = dict(sorted((dict.fromkeys(untrained, "it never trained") | failed).items()))
+        if not self.results:
+            if set(failed.values()) == {NOT_FINITE}:
+                raise self._diverged(f"the loss of all {len(failed)} clients in their evaluation")
+            reasons = format_failures(self.missing, MAX_REASON_LENGTH)
+            raise RunError(f"No client could be evaluated after round {server_round}: {reasons}.")
+        num_results = len(self.results)
+        self.similarity = layer_similarity(direction_sums, num_results) if num_results > 1 else {}
+        self.record.initial_accuracy = sum(each.accuracy[0] for each in self.results.values()) / num_results
+        self.record.missing = self.missing
+        return MetricRecord({"initial-accuracy": self.record.initial_accuracy})
 
-    def _task(self, server_round: int, clients: list[int], rounds: list[int]) -> Task:
-        """A task for clients, which shall not forget what they kept last nor at the newest checkpoints."""
-        needed = [self._kept, *self._kept_at.values()]
-        kept = [" ".join(dict.fromkeys(str(at.get(client, 0)) for at in needed)) for client in clients]
-        return Task(str(self.run), self.run_id, server_round, clients, kept, rounds)
+    def _begin_attempt(self) -> None:
+        """Count an attempt to train the round; wait before it if nodes had disconnected.
 
-    def _directions(self, num_values: int) -> dict[str, Tensor]:
-        """The names, shapes and types of what `recording.watch_directions` notes, if that is asked for; no values."""
-        if "similarity" not in self.config.records:
-            return {}
-        return {
-            f"{epoch} {name}": torch.empty(value.numel(), dtype=torch.float64, device="meta")
-            for epoch in range(num_values)
-            for name, value in weights(self.global_model).items()
-        }
+        Raises:
+            RunError: If the round was tried often enough.
+        """
+        config, record = self.config, self.record
+        if record.attempts > config.max_round_retries:
+            if set(record.failed.values()) == {NOT_FINITE}:
+                raise self._diverged("the loss of every client that was tried")
+            raise RunError(
+                f"Round {record.round} was tried {record.attempts} times, but never had min-fit-clients = "
+                f"{config.min_fit_clients} clients that trained successfully: "
+                f"{format_failures(record.failed, MAX_REASON_LENGTH)}."
+            )
+        if NOT_CONNECTED in record.failed.values():
+            sleep(RECONNECT_SECONDS)
+        record.attempts += 1
 
     def _send(self, messages: Iterable[Message], timeout: float) -> list[Message]:
-        return self._exchange.send(messages, timeout) if self._exchange else []
+        """Send messages, collect the replies, and count the bytes in the round's record."""
+        if not (messages := list(messages)):
+            return []
+        replies = self.messenger.send(messages, timeout)
+        self.record.bytes_sent += self.messenger.bytes_sent
+        self.record.bytes_received += self.messenger.bytes_received
+        return replies
 
-    def _note(self, exchange: Exchange) -> None:
-        """Write an exchange that is over into the round's record."""
-        self._record["bytes-sent"] += exchange.bytes_sent
-        self._record["bytes-received"] += exchange.bytes_received
-        if exchange.message_type == MessageType.TRAIN:
-            before = {c: reason for c, reason in self._record["failed"].items() if c not in exchange.task.clients}
-            self._record["failed"] = before | exchange.failed
+    def _task(
+        self, server_round: int, clients: list[int], training_rounds: list[int], personalize: bool = False
+    ) -> Task:
+        """A task for clients, whose states of now and of the newest checkpoints must not be deleted."""
+        needed: list[Mapping[int, int]] = [self.client_state_rounds, *self._checkpointed.values()]
+        return Task(
+            run=str(self.run.path),
+            run_id=self.run.recorded["run-id"],
+            server_round=server_round,
+            clients={client: list(dict.fromkeys(at.get(client, 0) for at in needed)) for client in clients},
+            training_rounds=training_rounds,
+            personalize=personalize,
+        )
 
-    def _diverged(self, what: str) -> NoReturn:
-        record = self._record
-        raise DivergedError(
-            f"Training diverged in round {record['round']}, at learning rate {record['learning-rate']:g}: {what} is "
+    def _is_evaluated(self, server_round: int) -> bool:
+        """Whether all clients are evaluated after a round; without communication, only after the last round."""
+        every = self.config.evaluate_every if self.config.algorithm_spec.communicates else 0
+        return server_round == self.config.num_rounds or bool(every and server_round % every == 0)
+
+    def _clients_with_model(self) -> list[int]:
+        """The clients to evaluate: all; or without communication, those that trained a model of their own."""
+        clients = list(self.federation.clients)
+        if self.config.algorithm_spec.communicates:
+            return clients
+        return [client for client in clients if client in self.client_state_rounds]
+
+    def _num_class_accuracies(self, server_round: int) -> int:
+        """How many in-class accuracies a sampled client records in a round: before and after each of its epochs."""
+        if "class-accuracy" not in self.config.diagnostics:
+            return 0
+        return (1 + self.config.total_local_epochs) * len(self.config.training_rounds(server_round))
+
+    def _diverged(self, diverged_loss: str) -> DivergedError:
+        """The error that ends a run whose training diverged."""
+        record: Any = self.record
+        return DivergedError(
+            f"Training diverged in round {record.round}, at learning rate {record.learning_rate:g}: {diverged_loss} is "
             f"not finite. Start a new run with a learning-rate below {self.config.learning_rate:g}."
         )

@@ -1,23 +1,22 @@
-"""Fixtures: the default run config, a small federation in this process, and a cache of its own."""
+"""Settings and fixtures of all tests: caches apart from the user's, and run configs of small federations."""
 
 import os
 import shutil
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 
-# Before anything imports the package: no test touches the user's cache, or the network.
+# Before anything imports the package: no test uses the user's caches or the network.
 os.environ["FEDBABU_CACHE"] = tempfile.mkdtemp(prefix="fedbabu-cache-")
 os.environ["FEDBABU_STATE"] = tempfile.mkdtemp(prefix="fedbabu-state-")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="fedbabu-hf-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "0"
 
+import numpy as np
 import pytest
 import torch
-
-from fedbabu.config import default_run_config
-
-PROJECT = Path(__file__).parents[1]
+from support.pictures import write_folder
+from support.run_configs import small_run_config, tiny_run_config
 
 
 def pytest_configure():
@@ -37,16 +36,30 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def run_config(tmp_path) -> dict:
-    """A federation of 8 clients on digits that runs in seconds; three rounds, so the learning rate steps once."""
-    return default_run_config() | {
-        "dataset": "digits",
-        "num-clients": 8,
-        "fraction-train": 0.5,
-        "num-server-rounds": 3,
-        "num-local-epochs": 2,
-        "num-finetune-epochs": 2,
-        "batch-size": 40,
-        "evaluate-every": 1,
-        "seed": 7,
-        "results-dir": str(tmp_path / "results"),
-    }
+    """A run config for eight clients with digits; a run takes two seconds."""
+    return small_run_config(tmp_path / "results")
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory) -> dict:
+    """The keys of a dataset of random colour images, 96 for training and 96 for testing, of ten classes."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:  # the same images whatever was drawn before
+        patch.setattr("support.pictures.RNG", np.random.default_rng(0))
+        write_folder(folder, classes=10, size=(16, 16), num=96)
+    return {"dataset": str(folder), "image-column": "picture", "label-column": "kind"}
+
+
+@pytest.fixture
+def tiny_config(tiny_dataset, tmp_path) -> dict:
+    """A run config for eight clients with ten or fourteen images each; a run takes a second."""
+    return tiny_run_config(tiny_dataset, tmp_path / "results")
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """The package computes in float64 in this test."""
+    from support.reference_runs import in_float64
+
+    with in_float64():
+        yield

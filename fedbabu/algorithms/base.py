@@ -1,18 +1,16 @@
-"""What describes a federated algorithm: what it trains, shares and keeps, and how it personalizes."""
+"""How a federated algorithm is described: what it trains, shares and keeps, and how clients personalize."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedbabu.algorithms.schedule import PAPER_SCHEDULE, Schedule
 from fedbabu.models import SplitNetwork
-
-if TYPE_CHECKING:  # the run config names the algorithms, so it cannot be imported here
-    from fedbabu.config import RunConfig
 
 
 class Part(Flag):
@@ -24,48 +22,43 @@ class Part(Flag):
     FULL = 3
 
     def names(self, state: Iterable[str]) -> list[str]:
-        """Those names of a state dict that belong to this part, in the same order."""
+        """Names of the parameters in a state dict that belong to this part, in the order of the state dict."""
         return [name for name in state if Part[name.split(".", 1)[0].upper()] in self]
 
 
 Batch = tuple[Tensor, Tensor]
-"""Normalized images, float32 [n, C, H, W], and labels, int64 [n]."""
+"""A training batch: normalized images, float32 [n, C, H, W], and labels, int64 [n]."""
 
-Loss = Callable[[SplitNetwork, SplitNetwork, Batch, "RunConfig"], Tensor]
-"""What a step lowers: a scalar of the model in training, the global model as received, a batch and the run config."""
+Coefficients = Mapping[str, Any]
+"""An algorithm's own coefficients by their run-config keys, for example {"proximal-mu": 0.01}."""
+
+Loss = Callable[[SplitNetwork, SplitNetwork, Batch, Coefficients], Tensor]
+"""A training loss, scalar, given the model in training, the global model as received, a batch and the coefficients."""
 
 
-def cross_entropy(model: SplitNetwork, received: SplitNetwork, batch: Batch, config: "RunConfig") -> Tensor:
-    """The mean cross-entropy of a batch."""
+def cross_entropy(model: SplitNetwork, global_model: SplitNetwork, batch: Batch, coefficients: Coefficients) -> Tensor:
+    """Mean cross-entropy of the model on a batch, a scalar."""
     images, labels = batch
     return F.cross_entropy(model(images), labels)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the gradient of one step is made of.
+    """What a gradient function is given to compute the gradient of one SGD step."""
 
-    Attributes:
-        loss: a scalar, of a batch.
-        parameters: those that move.
-        learning_rates: of each of them.
-        batches: as many as the phase asks for.
-        config: the run config.
-    """
-
-    loss: Callable[[Batch], Tensor]
-    parameters: Sequence[nn.Parameter]
-    learning_rates: Sequence[float]
-    batches: Sequence[Batch]
-    config: "RunConfig"
+    loss: Callable[[Batch], Tensor]  # the training loss of one batch, a scalar
+    parameters: Sequence[nn.Parameter]  # those that this step updates
+    learning_rates: Sequence[float]  # one for each of these parameters
+    batches: Sequence[Batch]  # as many as the phase's batches_per_step
+    coefficients: Coefficients
 
 
 Gradient = Callable[[Step], tuple[Tensor, Sequence[Tensor]]]
-"""What a step follows: a loss to report (scalar, detached) and a gradient for each parameter."""
+"""A gradient function: returns the loss to report (a detached scalar) and one gradient per parameter."""
 
 
 def plain_gradient(step: Step) -> tuple[Tensor, Sequence[Tensor]]:
-    """The gradient of the loss on one batch."""
+    """Loss of one batch, and its gradient by backpropagation."""
     (batch,) = step.batches
     loss = step.loss(batch)
     return loss.detach(), torch.autograd.grad(loss, step.parameters)
@@ -73,57 +66,44 @@ def plain_gradient(step: Step) -> tuple[Tensor, Sequence[Tensor]]:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of local SGD that moves one part; every other parameter has learning rate zero.
-
-    Attributes:
-        part: what moves.
-        epochs: over the client's examples; None for as many as the run config says.
-        loss: what is lowered.
-        gradient: what each step follows.
-        batches_per_step: how many batches `gradient` wants.
-        blocks: how many blocks of the body move, counted from the input; 0 for all (Tables 14 and 15).
-        head_rate: the head's learning rate over the body's (Table 23).
-    """
+    """A number of epochs of local SGD that train one part of the network; the rest has learning rate zero."""
 
     part: Part
-    epochs: int | None = None
+    epochs: int | None = None  # passes over the client's training examples; None for the number in the run config
     loss: Loss = cross_entropy
-    gradient: Gradient = plain_gradient
-    batches_per_step: int = 1
-    blocks: int = 0
-    head_rate: float = 1.0
+    gradient: Gradient = plain_gradient  # how the gradient of each step is computed
+    batches_per_step: int = 1  # how many batches `gradient` needs
+    trained_blocks: int = 0  # how many blocks of the body are trained, from the input; 0 for all (Tables 14 and 15)
+    head_learning_rate_factor: float = 1.0  # the head's learning rate over the body's, α_h/α_b (Table 23)
 
-    def num_epochs(self, otherwise: int) -> int:
-        """Its epochs, or otherwise those that the run config says."""
-        return otherwise if self.epochs is None else self.epochs
+    def num_epochs(self, default: int) -> int:
+        """Number of epochs of this phase, given the number in the run config."""
+        return default if self.epochs is None else self.epochs
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A federated algorithm as a row of a table.
+    """A federated algorithm: what is trained, what is shared, what stays on the client (Algorithms 1 and 2).
 
-    A client starts a round from the global model, in which its own, kept part takes the place of the global one.
-    What is neither shared nor kept stays as initialized.
-
-    Attributes:
-        name: the value of the run-config key `algorithm`.
-        trains: what a sampled client trains in a round, in order.
-        shares: what it sends back and the server averages. With NOTHING there is no communication: every client is
-            visited once and trains its rounds one after the other.
-        keeps: what stays on the client from round to round; before its first round, a client has the global one.
-        trains_kept: for a kept model beside the shared one: how that is trained, on the same batches. `trains` then
-            starts from the global model alone.
-        personalizes: what a client fine-tunes in the final evaluation, in order.
-        continues: the algorithm whose finished run it goes on from, for a quarter of the rounds and from a hundredth of
-            the learning rate; None to start afresh.
-        keys: of the run configuration, that only this algorithm reads: its coefficients.
+    A client starts a round from the global model; where it keeps a part (its client state), it uses its own instead of
+    the global one. A part that is neither shared nor kept, like FedBABU's head, stays as it was initialized.
     """
 
-    name: str
-    trains: tuple[Phase, ...]
+    name: str  # the value of the run-config key `algorithm` that chooses this algorithm
+    trains: tuple[Phase, ...]  # the phases of a sampled client's local training, in order
+    # The part that clients send to the server, which averages it. With NOTHING there is no communication: every client
+    # is visited once, so the schedule needs `visits`.
     shares: Part
-    keeps: Part = Part.NOTHING
-    trains_kept: tuple[Phase, ...] = ()
-    personalizes: tuple[Phase, ...] = (Phase(Part.FULL),)
-    continues: str | None = None
-    keys: tuple[str, ...] = ()
+    keeps: Part = Part.NOTHING  # the part that stays on the client; a client that never trained has the global one
+    # The phases that train a personal model, kept whole beside the shared one, on the same batches. `trains` then
+    # starts from the global model alone.
+    trains_personal: tuple[Phase, ...] = ()
+    personalizes: tuple[Phase, ...] = (Phase(Part.FULL),)  # the phases of fine-tuning in the final evaluation
+    starts_from: str | None = None  # the algorithm whose finished run provides the initial model
+    schedule: Schedule = PAPER_SCHEDULE  # how many rounds the algorithm runs, and at which learning rates
+    coefficients: tuple[str, ...] = ()  # the run-config keys that only this algorithm's losses and gradients read
+
+    @property
+    def communicates(self) -> bool:
+        """Whether clients share anything; if not, each is visited once and trains on its own."""
+        return bool(self.shares)

@@ -1,7 +1,7 @@
-"""FedBABU (Section 5.2, Algorithm 1): body aggregation and body update.
+"""FedBABU (Section 5.2, Algorithm 1): clients train the body alone, and the server averages the bodies.
 
-The only difference from FedAvg: BODY instead of FULL, twice. The head keeps its random initialization on
-every client and on the server, so it need not be sent back.
+It differs from FedAvg in one word, BODY instead of FULL, twice. The head has learning rate zero: it keeps its random
+initialization on every client and on the server, so clients need not send it back. Fine-tuning trains everything.
 """
 
 from fedbabu.algorithms.base import Algorithm, Part, Phase

@@ -1,7 +1,7 @@
-"""FedRep (Collins et al., 2021): τ epochs of the client's own head, then one of the shared body (Appendix A.3).
+"""FedRep (Collins et al., 2021): τ epochs of the client's own head, then one epoch of the shared body (Appendix A.3).
 
-Fine-tuning goes in the same order (Algorithm 2, lines 17 and 21). Without the training of the head it is FedBABU
-with τ = 1 (Section 5.2.3).
+Fine-tuning has the same order (Algorithm 2, lines 17 and 21). Without the training of the head, FedRep is FedBABU with
+τ = 1 (Section 5.2.3).
 """
 
 from fedbabu.algorithms.base import Algorithm, Part, Phase

@@ -1,9 +1,8 @@
-"""A dataset as every process sees it: images decoded once per machine, into files that are mapped instead of loaded.
+"""A decoded dataset: images are decoded once per machine, into files of the cache that every process maps.
 
-A cache entry is a folder with `train-images.npy` and `test-images.npy` (uint8 [n, H, W, C]), `train-labels.npy`
-and `test-labels.npy` (int64 [n]), `train-clients.npy` and `test-clients.npy` (int64 [n]) if the dataset says whose an
-image is, and `meta.json`, with the checksums of the others. Once it exists, neither the Hub nor an image decoder is
-touched again.
+A cache entry is a folder with, for the splits "train" and "test", `train-images.npy` (uint8 [n, H, W, C]),
+`train-labels.npy` (int64 [n]) and, if the dataset names the images' owners, `train-clients.npy` (int64 [n]), and with
+`meta.json`, which has the checksums of the others. Once it exists, neither the Hub nor an image decoder is needed.
 """
 
 import hashlib
@@ -14,54 +13,33 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from fedbabu.data.cache import cache_dir, cached, file_checksum
-from fedbabu.data.decoding import (
-    Images,
-    Labels,
-    decode_images,
-    image_transform,
-    read_clients,
-    read_labels,
-    read_superclasses,
-)
+from fedbabu.data.cache import cache_dir, cached
+from fedbabu.data.decoding import decode_images, image_transform, read_labels, read_owners, read_superclasses
 from fedbabu.data.known import KNOWN_DATASETS
-from fedbabu.data.source import SPLITS, DataSpec, Source, load_source
+from fedbabu.data.source import SPLITS, DataSpec, ImageArray, IntArray, Source, load_source
 from fedbabu.data.transforms import BatchTransform
 
-FORMAT = 2  # of a cache entry; raise it when its files or the partition change
+FORMAT = 2  # of a cache entry; to be raised when its files or the partitions change
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A decoded dataset.
+    """A decoded dataset; each mapping has the keys "train" and "test"."""
 
-    Attributes:
-        name: a key of KNOWN_DATASETS if it is one of them, else what the run config says.
-        folder: of the cache entry.
-        num_classes: of the label column.
-        images: per split, uint8 [n, H, W, C], mapped from disk.
-        labels: per split, int64 [n].
-        transform: normalization, and augmentation for training.
-        clients: per split, whose an image is, int64 [n]; empty if the dataset does not say.
-        class_names: one per class, if the dataset has them.
-        superclasses: the name of each class's superclass, if the dataset has them.
-        checksum: of the images, labels and clients.
-    """
-
-    name: str
-    folder: Path
+    name: str  # a key of KNOWN_DATASETS if the dataset is one of them, otherwise the run-config value
+    folder: Path  # the cache entry
     num_classes: int
-    images: Mapping[str, Images]
-    labels: Mapping[str, Labels]
+    images: Mapping[str, ImageArray]  # uint8 [n, H, W, C], mapped from disk
+    labels: Mapping[str, IntArray]  # int64 [n]
     transform: BatchTransform
-    clients: Mapping[str, Labels] = field(default_factory=dict)
+    owners: Mapping[str, IntArray] = field(default_factory=dict)  # int64 [n]; empty if the dataset does not name owners
     class_names: tuple[str, ...] | None = None
-    superclasses: tuple[str, ...] | None = None
-    checksum: str = ""
+    superclasses: tuple[str, ...] | None = None  # the name of each class's superclass, if the dataset has superclasses
+    checksum: str = ""  # of images, labels and owners
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -72,38 +50,17 @@ class ImageDataset:
 
 @cache
 def open_dataset(spec: DataSpec) -> ImageDataset:
-    """Open a dataset, decoding it first if this machine never did.
+    """Open a dataset, which is decoded first if this machine has not decoded it before.
 
     Raises:
-        ConfigError: if it cannot be found, reached or decoded, lacks a split or column, or the cache cannot be
-            written.
+        ConfigError: If the dataset cannot be found, reached or decoded, or lacks a split or column, or if the cache
+            cannot be written.
     """
     return cached(cache_dir() / _entry_name(spec), lambda entry: _build(entry, load_source(spec)), _read)
 
 
-def _read(entry: Path) -> ImageDataset:
-    """Open a cache entry; raises one of DAMAGED if it is not as it was written."""
-    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    if meta.pop("checksum") != zlib.crc32(json.dumps(meta).encode()):
-        raise ValueError(f"{entry / 'meta.json'} is damaged")
-    for name, checksum in meta["checksums"].items():
-        if file_checksum(entry / name) != checksum:
-            raise ValueError(f"{entry / name} is damaged")
-
-    def arrays(kind: str, mode: Literal["r"] | None = None) -> dict[str, Any]:
-        paths = {split: entry / f"{split}-{kind}.npy" for split in SPLITS}
-        return {split: np.load(path, mmap_mode=mode) for split, path in paths.items() if path.name in meta["checksums"]}
-
-    class_names, superclasses = (tuple(meta[key]) if meta[key] else None for key in ("class_names", "superclasses"))
-    return ImageDataset(
-        meta["name"], entry, meta["num_classes"], arrays("images", "r"), arrays("labels"),
-        BatchTransform(**meta["transform"]), arrays("clients"), class_names, superclasses,
-        f"{zlib.crc32(json.dumps(meta['checksums']).encode()):08x}",
-    )  # fmt: skip
-
-
 def _entry_name(spec: DataSpec) -> str:
-    """A name that changes with whatever the entry depends on: for a local folder, its files too."""
+    """A name that changes with everything that the entry depends on, the files of a local folder too."""
     identity: list[Any] = [FORMAT, *astuple(spec)]
     folder = Path(spec.dataset).expanduser()
     if spec.dataset not in KNOWN_DATASETS and folder.is_dir():
@@ -118,8 +75,8 @@ def _build(entry: Path, source: Source) -> None:
     entry.mkdir()
     decode_images(entry, source)
     labels, num_classes = read_labels(source)
-    for kind, splits in (("labels", labels), ("clients", read_clients(source))):
-        for split, values in splits.items():
+    for kind, arrays in (("labels", labels), ("clients", read_owners(source))):
+        for split, values in arrays.items():
             np.save(entry / f"{split}-{kind}.npy", values)
     meta = {
         "name": source.name,
@@ -127,7 +84,36 @@ def _build(entry: Path, source: Source) -> None:
         "class_names": source.class_names,
         "superclasses": read_superclasses(source, labels["train"], num_classes),
         "transform": asdict(image_transform(source.known, np.load(entry / "train-images.npy", mmap_mode="r"))),
-        "checksums": {path.name: file_checksum(path) for path in sorted(entry.iterdir())},
+        "checksums": {path.name: _file_checksum(path) for path in sorted(entry.iterdir())},
     }
-    meta["checksum"] = zlib.crc32(json.dumps(meta).encode())
+    meta["checksum"] = _json_checksum(meta)
     (entry / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+
+
+def _read(entry: Path) -> ImageDataset:
+    """Open a cache entry; raises an exception if a file of it is missing or damaged."""
+    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+    checksums = meta["checksums"]
+    found = {name: _file_checksum(entry / name) for name in checksums}
+    if found != checksums or meta.pop("checksum") != _json_checksum(meta):
+        raise ValueError(f"{entry} is damaged")
+
+    def load(kind: str) -> dict[str, Any]:
+        return {split: np.load(entry / f"{split}-{kind}.npy", mmap_mode="r") for split in SPLITS}
+
+    owners = load("clients") if "train-clients.npy" in checksums else {}
+    class_names, superclasses = (tuple(meta[key]) if meta[key] else None for key in ("class_names", "superclasses"))
+    return ImageDataset(
+        meta["name"], entry, meta["num_classes"], load("images"), load("labels"), BatchTransform(**meta["transform"]),
+        owners, class_names, superclasses, f"{_json_checksum(checksums):08x}",
+    )  # fmt: skip
+
+
+def _json_checksum(value: object) -> int:
+    """The CRC-32 of a value's JSON form."""
+    return zlib.crc32(json.dumps(value).encode())
+
+
+def _file_checksum(path: Path) -> int:
+    """The CRC-32 of a file that is not empty; a gigabyte takes about a second."""
+    return zlib.crc32(np.memmap(path, mode="r").data)

@@ -1,47 +1,55 @@
-"""The datasets that `dataset` knows by name: where they come from, their columns and the paper's transforms."""
+"""The datasets that the run-config key `dataset` knows by name: their origin, their columns and their transforms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedbabu.data.digits import write_digits
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A dataset by name.
+    """A dataset that is known by name; a copy of it with another name is recognized by its columns and classes."""
 
-    Attributes:
-        source: its Hub id, or a function that writes its parquet files into a folder.
-        image_column: with the images.
-        label_column: with the labels.
-        mean: per channel, of pixel values scaled to [0, 1]; None to compute it from the training images.
-        std: likewise.
-        classes: the number of classes, the first and the last one's name; a folder or Hub dataset with these
-            and the same two columns is a copy of this dataset and treated like it. None if that is not enough
-            to tell.
-        crop_padding: zero pixels around an image before a random crop, in training.
-        flip: whether training images are mirrored at random.
-        client_column: that says whose an image is, if there is one.
-        superclass_column: with a coarser label, if there is one; a class belongs to one superclass.
-        test_fraction: of the training split to hold out if the dataset has no test split.
-        num_examples: training and test images; this and the next only to tell beforehand how long a run takes.
-        image_shape: channels, height and width.
-    """
-
-    source: str | Callable[[Path], None]
+    source: "str | Callable[[], DatasetDict]"  # the id on the Hub, or a function that returns the splits
     image_column: str
     label_column: str
-    mean: tuple[float, ...] | None = None
+    mean: tuple[float, ...] | None = None  # as in BatchTransform; None to compute it from the training images
     std: tuple[float, ...] | None = None
-    classes: tuple[int, str, str] | None = None
+    classes: tuple[int, str, str] | None = None  # number, first and last name; None if other datasets have the same
     crop_padding: int = 4
     flip: bool = True
-    client_column: str = ""
-    superclass_column: str = ""
-    test_fraction: float = 0.0
-    num_examples: tuple[int, int] = (0, 0)
-    image_shape: tuple[int, int, int] = (3, 32, 32)
+    client_column: str = ""  # the column that names the owner of each image; empty if there is none
+    superclass_column: str = ""  # the column of a coarser label, one for each class; empty if there is none
+    test_fraction: float = 0.0  # of the training split, held out as the test split if there is none
+    num_examples: tuple[int, int] = (0, 0)  # of training and of test, for estimates of how long a run will take
+    image_shape: tuple[int, int, int] = (3, 32, 32)  # channels, height and width, for the same estimates
+
+
+def make_digits() -> "DatasetDict":
+    """Scikit-learn's handwritten digits, which need no download, enlarged from 8×8 to 16×16 pixels.
+
+    16×16 is the least that a network with four poolings takes. Both splits are balanced, as CIFAR's are, so that every
+    shard has images of one class: of each digit, the first 144 images are for training and the next 30 for testing.
+    The other 57 of the 1,797 images are left out.
+    """
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    images = pixels.repeat(2, axis=1).repeat(2, axis=2)
+    rows_of_digits = [np.flatnonzero(digits.target == digit) for digit in range(10)]
+    features = Features({"image": Image(mode="L"), "label": ClassLabel(num_classes=10)})
+    splits = {}
+    for split, part in (("train", slice(144)), ("test", slice(144, 174))):
+        rows = np.sort(np.concatenate([rows_of_digit[part] for rows_of_digit in rows_of_digits]))
+        columns = {"image": list(images[rows]), "label": digits.target[rows]}
+        splits[split] = Dataset.from_dict(columns, features=features)
+    return DatasetDict(splits)
 
 
 # CIFAR's normalization and augmentation are those of the paper's official code.
@@ -55,8 +63,8 @@ KNOWN_DATASETS = {
         mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276), superclass_column="coarse_label",
         num_examples=(50_000, 10_000),
     ),
-    # By class (62), with its writers; the 814,255 images of the paper's Table 8, which trains on nine tenths of them.
-    # Cropped as the paper says, but not mirrored: a mirrored b is a d.
+    # EMNIST by class (62 classes), with its writers: the 814,255 images of the paper's Table 8, where nine tenths of
+    # them are for training. Cropped as the paper says, but not mirrored: a mirrored b is a d.
     "emnist": KnownDataset(
         "flwrlabs/femnist", "image", "character", classes=(62, "0", "z"), flip=False,
         client_column="writer_id", test_fraction=0.1, num_examples=(731_668, 82_587),
@@ -66,9 +74,9 @@ KNOWN_DATASETS = {
         "zalando-datasets/fashion_mnist", "image", "label", classes=(10, "T - shirt / top", "Ankle boot"),
         num_examples=(60_000, 10_000), image_shape=(1, 28, 28),
     ),
-    # Mirrored digits are no digits, and a crop would cut them: no augmentation.
+    # No augmentation: mirrored digits are no digits, and a crop would cut them.
     "digits": KnownDataset(
-        write_digits, "image", "label", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False,
+        make_digits, "image", "label", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False,
         num_examples=(1_440, 357), image_shape=(1, 8, 8),
     ),
 }  # fmt: skip

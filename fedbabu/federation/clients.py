@@ -1,69 +1,65 @@
-"""Clients and nodes are two numbers: which clients there are, which nodes offer them, and who gets which."""
+"""Clients and nodes: which clients there are, which nodes can serve them, and which node gets which clients.
+
+A client is a data owner, a node (Flower's SuperNode) is where ClientApps run, and their numbers are independent.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ConfigDict, NonNegativeInt
+from pydantic.dataclasses import dataclass as checked_dataclass
+
 from fedbabu.models import ImageShape
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True))
 class ClientInfo:
-    """A data owner: its training and test examples, the training examples' classes, and a checksum of the dataset."""
+    """A client as the server knows it: its example counts, its training examples' classes, its data's checksum."""
 
-    num_train: int
-    num_test: int
-    classes: tuple[int, ...]
+    num_train: NonNegativeInt
+    num_test: NonNegativeInt
+    classes: tuple[NonNegativeInt, ...]
     checksum: str = ""
 
 
 @dataclass(frozen=True)
 class Federation:
-    """What the nodes said of themselves.
+    """All clients, and the nodes that can serve them."""
 
-    Attributes:
-        clients: every client by its id, in order.
-        nodes_of: for each client, the ids of the nodes that offer it.
-        owners: whether the clients have data of their own, rather than parts of one dataset.
-        dataset: a name for the data.
-        image_shape: channels, height and width of every image.
-        num_classes: width of the head.
-        devices: "cpu" or "cuda", as many as there are kinds among the nodes.
-    """
-
-    clients: Mapping[int, ClientInfo]
-    nodes_of: Mapping[int, Sequence[int]]
-    owners: bool
-    dataset: str
-    image_shape: ImageShape
-    num_classes: int
-    devices: tuple[str, ...]
+    clients: Mapping[int, ClientInfo]  # every client by its id, in order
+    nodes_of: Mapping[int, Sequence[int]]  # for each client, the ids of the nodes that can serve it
+    local_data: bool  # whether nodes have local data, as in a real federation, instead of parts of one dataset
+    dataset: str  # a name for the data
+    image_shape: ImageShape  # channels, height and width of every image
+    num_classes: int  # the width of the head
+    devices: tuple[str, ...]  # the kinds of devices among the nodes, "cpu" or "cuda"
 
     @property
     def num_nodes(self) -> int:
-        """How many nodes offer at least one client."""
+        """Number of nodes that can serve at least one client."""
         return len({node for nodes in self.nodes_of.values() for node in nodes})
 
+    @property
+    def num_train(self) -> dict[int, int]:
+        """Number of training examples of every client."""
+        return {client: info.num_train for client, info in self.clients.items()}
+
     def assign(
-        self, clients: Iterable[int], nodes: Collection[int] | None = None, unless: Collection[int] = ()
+        self, clients: Iterable[int], connected_nodes: Collection[int], unreliable_nodes: Collection[int] = ()
     ) -> dict[int, list[int]]:
-        """Give each client to one of the nodes that offer it, so that the nodes' example counts come out even.
+        """Assign each client to one of the nodes that can serve it, so that the nodes' example counts are even.
 
-        Largest client first, always to the node with the least so far.
-
-        Args:
-            clients: ids.
-            nodes: that are connected; None for all.
-            unless: nodes to give a client to only if no other offers it.
+        The largest client is assigned first, each to the node with the fewest examples so far. An unreliable node gets
+        a client only if no other connected node can serve it.
 
         Returns:
-            The clients of each node that has any; a client that no connected node offers is in none.
+            The clients of each node that gets any. A client that no connected node can serve is in none of them.
         """
-        load = {node: 0 for offering in self.nodes_of.values() for node in offering if nodes is None or node in nodes}
+        load = {node: 0 for nodes in self.nodes_of.values() for node in nodes if node in connected_nodes}
         assigned: dict[int, list[int]] = {}
         for client in sorted(clients, key=lambda client: (-self.clients[client].num_train, client)):
-            offering = [node for node in self.nodes_of[client] if node in load]
-            if offering:
-                node = min(offering, key=lambda node: (node in unless, load[node], node))
+            if candidates := [node for node in self.nodes_of[client] if node in load]:
+                node = min(candidates, key=lambda node: (node in unreliable_nodes, load[node], node))
                 load[node] += self.clients[client].num_train
                 assigned.setdefault(node, []).append(client)
         return assigned

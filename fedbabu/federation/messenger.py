@@ -1,124 +1,125 @@
-"""A task's way to the nodes and back: who is asked, who is asked instead, and whom nobody answered for."""
+"""Sending a task to the nodes: one message per node, and again to other nodes if a node fails."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedbabu.federation.clients import Federation
-from fedbabu.federation.messages import MAX_REASON, EvaluateReply, ReplyError, Task, TrainReply
+from fedbabu.federation.messages import EvaluateReply, Task, TrainReply
+from fedbabu.federation.reply_checks import ReplyError, shorten
 
-RESENDS = 2  # times that the clients of a node that failed are given to another node, or again to the only one
-NOT_CONNECTED = "no connected SuperNode offers it"
-SLACK = 120.0  # seconds that a node may take besides its clients' work
+RESENDS = 2  # how many times the clients of a failed node are sent to another node, or again to the only one
+EXTRA_SECONDS = 120.0  # that a node may take besides the work of its clients
+NOT_CONNECTED = "no connected SuperNode offers it"  # the reason with which a client fails
 
 Reply = TypeVar("Reply", TrainReply, EvaluateReply)
 
 
-@dataclass
-class Exchange:
-    """One task, the messages that carry it to the nodes, and what is known of its clients.
+class NodeMessenger:
+    """Sends tasks to the nodes, collects their replies, and knows which clients were not served, and why."""
 
-    Attributes:
-        federation: the clients, and the nodes that offer them.
-        grid: the nodes.
-        message_type: "train" or "evaluate".
-        task: with all its clients.
-        global_model: sent along.
-        run_config: likewise.
-        silent: nodes that did not answer last time; they get only clients that no other offers.
-        failed: why a client has no result.
-        bytes_sent, bytes_received: of arrays, to and from the nodes.
-    """
+    def __init__(self, federation: Federation, grid: Grid) -> None:
+        self.federation = federation
+        self.grid = grid
+        self.failed: dict[int, str] = {}  # why clients of the task sent last have no result
+        self.bytes_sent = self.bytes_received = 0  # in the arrays of that task's messages and of the replies
+        self._silent_nodes: set[int] = set()  # did not answer in time when they were last sent a message
+        self._asked_clients: dict[str, list[int]] = {}  # of each answered message, by the message's id
 
-    federation: Federation
-    grid: Grid
-    message_type: str
-    task: Task
-    global_model: ArrayRecord
-    run_config: ConfigRecord
-    silent: set[int]
-    failed: dict[int, str] = field(default_factory=dict)
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    _asked: dict[str, list[int]] = field(default_factory=dict)  # the clients of an answered message, by its id
+    def messages(
+        self, message_type: str, task: Task, global_model: ArrayRecord, run_config: ConfigRecord
+    ) -> list[Message]:
+        """One message to each connected node, with its share of a new task's clients; a client without a node fails."""
+        self.failed, self._asked_clients = {}, {}
+        self.bytes_sent = self.bytes_received = 0
+        return self._assign(message_type, task.to_content(global_model, run_config), self._silent_nodes)
 
-    def messages(self, clients: Collection[int] | None = None, failing: Collection[int] = ()) -> list[Message]:
-        """One message to each connected node, with its share of the task's clients, or of some of them.
-
-        Nodes that are failing get only clients that no other node offers.
-        """
-        clients = self.task.clients if clients is None else clients
-        assigned = self.federation.assign(clients, set(self.grid.get_node_ids()), self.silent.union(failing))
-        self._fail(set(clients).difference(*assigned.values()), NOT_CONNECTED)
+    def _assign(self, message_type: str, content: RecordDict, unreliable_nodes: Collection[int]) -> list[Message]:
+        """One message to each node that gets some of the clients of a task."""
+        task = Task.from_content(content)
+        arrays, run_config = content.array_records["arrays"], content.config_records["run-config"]
+        assigned = self.federation.assign(task.clients, set(self.grid.get_node_ids()), unreliable_nodes)
+        self._fail(set(task.clients).difference(*assigned.values()), NOT_CONNECTED)
         return [
             Message(
-                self.task.of(ids).to_content(self.global_model, self.run_config),
-                message_type=self.message_type,
-                dst_node_id=node,
+                task.restricted_to(clients).to_content(arrays, run_config), message_type=message_type, dst_node_id=node
             )
-            for node, ids in assigned.items()
+            for node, clients in assigned.items()
         ]
 
-    def send(self, messages: Iterable[Message], timeout: float) -> list[Message]:
-        """Send messages and collect the replies; what a node failed to do is given to another one, if there is one.
+    def send(self, messages: Iterable[Message], client_timeout: float) -> list[Message]:
+        """Send the messages of a task and collect the replies.
 
-        The clients of a node that does not answer in time are left out; that is `timeout` seconds for each client, and
-        some slack, or any time if it is 0.
+        The clients of a node that fails are sent to another node, or again to the only one. The clients of a node that
+        does not answer in time are given up: it may take client_timeout seconds per client, and some more, or any time
+        if client_timeout is 0.
         """
         replies: list[Message] = []
-        failing: set[int] = set()  # nodes
+        failing_nodes: set[int] = set()
         waiting = list(messages)
         for resend in range(1 + RESENDS):
-            asked = [Task.from_content(message.content).clients for message in waiting]
-            limit = timeout * max(map(len, asked), default=0) + SLACK if timeout else float("inf")
+            limit = float("inf")
+            if client_timeout:
+                limit = client_timeout * max((len(_clients(each)) for each in waiting), default=0) + EXTRA_SECONDS
             self.bytes_sent += sum(_num_bytes(message.content) for message in waiting)
             answers = {
                 reply.metadata.reply_to_message_id: reply
                 for reply in self.grid.send_and_receive(waiting, timeout=limit)
             }
-            unserved: list[int] = []
-            for message, clients in zip(waiting, asked, strict=True):
+            unserved: list[Message] = []
+            for message in waiting:
                 node, reply = message.metadata.dst_node_id, answers.get(message.metadata.message_id)
                 if reply is None:
-                    self._fail(clients, f"node {node} did not answer" + (f" within {limit:.0f} s" if timeout else ""))
-                    self.silent.add(node)
+                    within = f" within {limit:.0f} s" if client_timeout else ""
+                    self._fail(_clients(message), f"node {node} did not answer{within}")
+                    self._silent_nodes.add(node)
                 elif reply.has_error():
-                    self._fail(clients, f"node {node} failed: {reply.error.reason}")
-                    failing.add(node)
-                    unserved += clients
+                    self._fail(_clients(message), f"node {node} failed: {reply.error.reason}")
+                    failing_nodes.add(node)
+                    unserved.append(message)
                 else:
                     self.bytes_received += _num_bytes(reply.content)
-                    self._asked[message.metadata.message_id] = clients
-                    self.silent.discard(node)
+                    self._asked_clients[message.metadata.message_id] = _clients(message)
+                    self._silent_nodes.discard(node)
                     replies.append(reply)
             if not unserved or resend == RESENDS:
                 break
-            waiting = self.messages(unserved, failing)
+            unreliable_nodes = self._silent_nodes | failing_nodes
+            waiting = [
+                resent
+                for message in unserved
+                for resent in self._assign(message.metadata.message_type, message.content, unreliable_nodes)
+            ]
         return replies
 
-    def checked(
-        self, replies: Iterable[Message], parse: Callable[[RecordDict, Collection[int]], Reply]
-    ) -> Iterator[Reply]:
-        """What nodes replied, if it is what they were asked for; `parse` raises ReplyError if not."""
+    def parse(self, replies: Iterable[Message], kind: type[Reply], *expected: Any) -> Iterator[Reply]:
+        """Unpack replies one by one, because they may be large, and check them; the clients of a refused reply fail.
+
+        `expected` are further arguments of the `parse` method of TrainReply or EvaluateReply.
+        """
         for message in replies:
-            clients = self._asked[message.metadata.reply_to_message_id]
+            clients = self._asked_clients[message.metadata.reply_to_message_id]
             try:
-                reply = parse(message.content, clients)
+                reply = kind.parse(message.content, clients, *expected)
             except ReplyError as error:
-                self._fail(clients, f"the reply of node {message.metadata.src_node_id} is refused: {error}")
+                self._fail(clients, f"the reply of node {message.metadata.src_node_id} is refused: its {error}")
                 continue
             for client in set(clients) - reply.failed.keys():
-                self.failed.pop(client, None)  # of another node that failed
+                self.failed.pop(client, None)  # another node had failed to serve it
             self.failed |= reply.failed
             yield reply
 
     def _fail(self, clients: Iterable[int], reason: str) -> None:
-        reason = " ".join(reason.split())[:MAX_REASON]
-        self.failed |= dict.fromkeys(clients, reason)
+        self.failed |= dict.fromkeys(clients, shorten(reason))
+
+
+def _clients(message: Message) -> list[int]:
+    """The clients that a message is about."""
+    return list(Task.from_content(message.content).clients)
 
 
 def _num_bytes(content: RecordDict) -> int:
+    """Bytes of all arrays."""
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())

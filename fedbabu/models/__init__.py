@@ -1,12 +1,10 @@
-"""Every network that `model-name` accepts: one file and one line here each."""
+"""The networks, each split in body and head; `MODELS` lists those that the run-config key `model-name` accepts."""
 
 import torch
 
 from fedbabu.models.base import ImageShape, SplitNetwork
-from fedbabu.models.conv_nets import FourConvNet, ThreeConvNet
 from fedbabu.models.head_init import HEAD_INITS, mean_row_cosine
-from fedbabu.models.mobile_net import MobileNet
-from fedbabu.models.res_nets import ResNet10, ResNet18, ResNet50
+from fedbabu.models.networks import FourConvNet, MobileNet, ResNet10, ResNet18, ResNet50, ThreeConvNet
 
 MODELS: dict[str, type[SplitNetwork]] = {
     network.__name__: network for network in (ThreeConvNet, FourConvNet, MobileNet, ResNet10, ResNet18, ResNet50)
@@ -14,14 +12,10 @@ MODELS: dict[str, type[SplitNetwork]] = {
 
 
 def build_model(name: str, image_shape: ImageShape, num_classes: int, seed: int, head_init: str = "he") -> SplitNetwork:
-    """A freshly initialized network in channels-last layout; the same seed gives the same parameters.
+    """Build a network, a key of MODELS, with new parameters, in channels-last layout.
 
-    Args:
-        name: a key of MODELS.
-        image_shape: channels, height and width of the images; those too small for the network are enlarged.
-        num_classes: width of the head.
-        seed: of the initialization; the body's is PyTorch's default, He uniform (Appendix B).
-        head_init: a key of HEAD_INITS; whatever it is, the body is the same.
+    Images that are too small for the network are enlarged. A key of HEAD_INITS chooses the initialization of the head;
+    the body has PyTorch's default, He uniform (Appendix B).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,1 +1,1 @@
-"""The paper's tables as data, and the experiments, sweeps and reports that reproduce them."""
+"""The paper's tables as data, and the experiments, sweeps and reports that reproduce them with `flwr run`."""

@@ -1,144 +1,170 @@
-"""How Hydra composes what a sweep is asked: conf/, the registries of the package, and a user's overrides."""
+"""How Hydra composes a sweep from conf/, from what the package knows by name, and from a user's overrides."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, create_model
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import default_run_config
+from fedbabu.config import PAPER_PROTOCOL, default_run_config
+from fedbabu.config.keys import NameOrPath
+from fedbabu.config.wording import error_sentence
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError
 from fedbabu.models import MODELS
-from fedbabu.reproduction import paper
+from fedbabu.reproduction.paper.tables import SYMBOLS, TOTAL_EPOCHS, cells_of_table, tables
 
 CONF = Path(__file__).parents[2] / "conf"
 
+# Short names of run-config keys under `cells`: the paper's symbols. Other keys have their own names there.
+SHORT_NAMES = {
+    key: symbol.replace("τ", "tau").replace("β", "beta") for key, symbol in SYMBOLS.items() if symbol.isidentifier()
+}
+
+# The first figure of each pair of centralized runs, and the dataset and network of both figures.
+CENTRALIZED_FIGURES = {
+    2: ("cifar100", "MobileNet"),
+    4: ("cifar10", "FourConvNet"),
+    6: ("cifar100", "ResNet18"),
+    8: ("cifar100", "ResNet50"),
+}
+
+# Run-config keys that a sweep sets for each run, and what to give instead of them.
+KEYS_OF_SINGLE_RUNS = {"seed": "seeds=[1,2]", "results-dir": "results-dir=…", "resume": "the same command again"}
+
+
+# Groups of keys, which stay groups whatever an override gives.
+GROUPS = ("run", "cells", "data", "federation")
+
+
+def _allowed(words: str, **constraints: Any) -> Any:
+    return Field(json_schema_extra={"allowed": words}, **constraints)
+
+
+# The keys that Hydra composes. RunConfig checks those of `run`.
+SweepKeys = create_model(
+    "SweepKeys",
+    __config__=ConfigDict(strict=True),
+    **{
+        "title": str,
+        "table": Annotated[int | None, _allowed("null or a number from 1 to 25", ge=1, le=25)],
+        "figure": Annotated[str | None, _allowed("null or a name")],
+        "total-epochs": Annotated[PositiveInt | None, _allowed("null or an integer of at least 1")],
+        "seeds": Annotated[list[NonNegativeInt], _allowed("a list of integers from 0 on", min_length=1)],
+        "results-dir": NameOrPath,
+        **dict.fromkeys(GROUPS, Annotated[dict[str, Any], _allowed("left as it is; its keys can be given")]),
+        "federation.num-supernodes": Annotated[
+            PositiveInt | Literal["auto", "clients"], _allowed("auto, clients or an integer of at least 1")
+        ],
+        "federation.client-resources-num-cpus": PositiveInt,
+        "federation.client-resources-num-gpus": Annotated[
+            NonNegativeFloat | Literal["auto"], _allowed("auto or a number of at least 0")
+        ],
+    },
+)  # type: ignore[call-overload]
+
 
 def combinations(overrides: Sequence[str]) -> tuple[list[list[str]], set[str]]:
-    """Overrides with one value for each key, for all combinations of values: `a=1,2` is `a=1` and `a=2`.
-
-    Returns:
-        The combinations, and the keys that the overrides name.
-
-    Raises:
-        ConfigError: if one cannot be read.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    choices = []
-    keys = set()
+    """All combinations of one value for each key, `a=1` and `a=2` for `a=1,2`, and the keys that the overrides name."""
+    choices, keys = [], set()
     for text in overrides:
         try:
             (override,) = OverridesParser.create().parse_overrides([text])
-            choices.append(
-                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-                if override.is_sweep_override()
-                else [text]
-            )
+            values = override.sweep_string_iterator() if override.is_sweep_override() else []
+            choices.append([f"{override.get_key_element()}={value}" for value in values] or [text])
         except (HydraException, ValueError) as error:
-            raise ConfigError(
-                f"'{text}' is no override: it must be like cells.s=2 or algorithm=fedbabu,fedavg, with quotes around a "
-                "value that has more than letters, digits and .-_/ in it: \"results-dir='/a b'\"."
-            ) from error
+            raise ConfigError(f"'{text}' is not an override like cells.s=2 or \"results-dir='/a b'\".") from error
         keys.add(override.key_or_group)
-        if override.key_or_group in ("run", "cells", "data", "federation") and isinstance(override.value(), dict):
-            raise ConfigError(f"'{text}' gives several keys: give each on its own, like run.momentum=0.5.")
+        if override.key_or_group in GROUPS and isinstance(override.value(), dict):
+            raise ConfigError(f"'{text}' gives several keys: give each of them alone, like run.momentum=0.5.")
     return [list(chosen) for chosen in product(*choices)], keys
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
-    """One composition, as plain dicts and lists, with the chosen option of each group under "choices".
-
-    Raises:
-        ConfigError: if there is no such key or option, or one has another type.
-    """
-    import hydra
-    from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    store = ConfigStore.instance()
-    store.store("defaults", default_run_config())
-    store.store("paper", paper.PROTOCOL, group="protocol", package="run")
-    store.store("places", {name: name for name in KNOWN_DATASETS})
-    for name in KNOWN_DATASETS:
-        store.store(name, {"dataset": f"${{data.{name}}}"}, group="dataset", package="run")
-    for name in MODELS:
-        store.store(name, {"model-name": name}, group="model", package="run")
-    for name in ALGORITHMS:
-        store.store(name, {"algorithm": name}, group="algorithm", package="cells")
+    """Compose the keys of conf/config.yaml, and "experiment", its name, from overrides with one value for each key."""
+    _register_options()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra.compose("config", overrides, return_hydra_config=True)
-            choices = OmegaConf.to_container(config.hydra.runtime.choices)
-            OmegaConf.set_struct(config, False)
-            del config["hydra"]  # which only Hydra's own launcher can resolve
-            composed: Any = OmegaConf.to_container(config, resolve=True)
+            composed: Any = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if missing := re.match(r"Could not override '([^']*)'", str(error)):
-            raise ConfigError(
-                f"There is no key {missing[1]} to override: conf/config.yaml and the experiment's own file have all "
-                "that there are."
-            ) from error
-        said = str(error).split("Config search path")[0].removeprefix("In 'config': ")
-        raise ConfigError(" ".join(said.split()) + ".") from error
-    _check(composed)
-    return composed | {"choices": choices}
+        message = str(error).split("Config search path")[0].removeprefix("In 'config': ")
+        raise ConfigError(" ".join(message.split()) + ".") from error
+    experiments = [text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")]
+    return _checked(composed) | {"experiment": experiments[-1] if experiments else None}
 
 
-def _check(composed: Mapping[str, Any]) -> None:
-    """Check what Hydra does not know of.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-
-    def check(key: str, value: Any, fine: bool, allowed: str) -> None:
-        if not fine:
-            raise ConfigError(f"{key} = {value!r} is not allowed: it must be {allowed}.")
-
-    def is_number(value: Any, low: int) -> bool:
-        return type(value) is int and value >= low
-
-    total, table = composed["total-epochs"], composed["table"]
-    check("title", composed["title"], isinstance(composed["title"], str), "text")
-    check("table", table, table is None or table in paper.tables(), "null or a number from 1 to 25")
-    figure = composed["figure"]
-    check("figure", figure, figure is None or isinstance(figure, str), "null or a name")
-    check("total-epochs", total, total is None or is_number(total, 1), "null or an integer of at least 1")
-    seeds = listed(composed["seeds"])
-    check("seeds", seeds, bool(seeds) and all(is_number(seed, 0) for seed in seeds), "a list of integers from 0 on")
-    for key in ("run", "cells", "data", "federation"):
-        check(key, composed[key], isinstance(composed[key], dict), "left alone; its keys can be given")
-    for key, value in composed["data"].items():
-        check(f"data.{key}", value, isinstance(value, str), "a name or path")
-    for key, value in composed["cells"].items():
-        check(f"cells.{key}", value, value != [], "a value or several")
-    defaults = default_run_config()
-    for key in defaults:
-        check(f"run.{key}", None, key in composed["run"], "there")
-    for key, instead in (
-        ("seed", "seeds=[1,2]"),
-        ("results-dir", "results-dir=…"),
-        ("resume", "the same command again"),
-    ):
-        if composed["run"][key] != defaults[key] or key in composed["cells"]:
-            raise ConfigError(f"{key} is not for a single run of a sweep: give {instead}.")
-    federation = composed["federation"]
-    nodes, cpus, gpus = (
-        federation.get(key) for key in ("num-supernodes", "client-resources-num-cpus", "client-resources-num-gpus")
-    )
-    check("federation.num-supernodes", nodes, nodes in ("auto", "clients") or is_number(nodes, 1),
-          "auto, clients or an integer of at least 1")  # fmt: skip
-    check("federation.client-resources-num-cpus", cpus, is_number(cpus, 1), "an integer of at least 1")
-    check("federation.client-resources-num-gpus", gpus, gpus == "auto" or (type(gpus) in (int, float) and gpus >= 0),
-          "auto or a number of at least 0")  # fmt: skip
+def _checked(composed: dict[str, Any]) -> dict[str, Any]:
+    """Check a composed configuration, in which overrides may have removed keys; returns it with lists as values."""
+    values: dict[str, Any] = dict.fromkeys(SweepKeys.model_fields) | composed
+    values["seeds"] = _as_list(values["seeds"])
+    values |= {f"federation.{key}": value for key, value in (values["federation"] or {}).items()}
+    try:
+        SweepKeys.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(error_sentence(error, SweepKeys)) from error
+    values["cells"] = {key: _as_list(value) for key, value in values["cells"].items()}
+    for key, value in values["cells"].items():
+        if not value:
+            raise ConfigError(f"cells.{key} = [] is not allowed: it must be a value or several.")
+    for key, value in values["data"].items():
+        if not isinstance(value, str):
+            raise ConfigError(f"data.{key} = {value!r} is not allowed: it must be a name or path.")
+    for key, default in default_run_config().items():
+        if key not in values["run"]:
+            raise ConfigError(f"run.{key} was removed, but a run needs it: give it a value.")
+        if key in KEYS_OF_SINGLE_RUNS and (values["run"][key] != default or key in values["cells"]):
+            raise ConfigError(f"{key} is not for a single run of a sweep: give {KEYS_OF_SINGLE_RUNS[key]}.")
+    return values
 
 
-def listed(values: Any) -> list[Any]:
-    """A list, or a list of one value."""
+def _as_list(values: Any) -> list[Any]:
     return values if isinstance(values, list) else [values]
+
+
+def _register_options() -> None:
+    """Tell Hydra what the package knows by name, so that none of it needs a file in conf/."""
+    experiments = {f"table{number:02}": table_experiment(number) for number in tables()}
+    for number, (dataset, model) in CENTRALIZED_FIGURES.items():
+        for offset, base in enumerate(("centralized-by-part", "centralized-by-head-init")):
+            defaults = [base, {"override /dataset": dataset}, {"override /model": model}]
+            experiments[f"figure{number + offset:02}"] = {"defaults": defaults}
+    options: dict[tuple[str | None, str | None], dict[str, Any]] = {
+        (None, None): {"defaults": default_run_config(), "locations": {name: name for name in KNOWN_DATASETS}},
+        ("protocol", "run"): {"paper": PAPER_PROTOCOL},
+        ("dataset", "run"): {name: {"dataset": f"${{data.{name}}}"} for name in KNOWN_DATASETS},
+        ("model", "run"): {name: {"model-name": name} for name in MODELS},
+        ("algorithm", "cells"): {name: {"algorithm": name} for name in ALGORITHMS},
+        ("experiment", "_global_"): experiments,
+    }
+    for (group, package), nodes in options.items():
+        for name, node in nodes.items():
+            ConfigStore.instance().store(name, node, group=group, package=package)
+
+
+@cache
+def table_experiment(number: int) -> dict[str, Any]:
+    """The experiment of a table, as a file in conf/experiment would have it: its keys, and `defaults` for Hydra."""
+    table = tables()[number]
+    run, defaults = dict(table["setting"]), [{"override /protocol": "paper"}]
+    if "name" in table["dataset"]:
+        defaults.append({"override /dataset": table["dataset"]["name"]})
+    if "model-name" in run:
+        defaults.append({"override /model": run.pop("model-name")})
+    total_epochs = None if "num-server-rounds" in run else run.pop("total-epochs", TOTAL_EPOCHS)
+    cells: dict[str, list[Any]] = {}
+    for cell in cells_of_table(number):
+        for key, value in cell.axes.items():
+            values = cells.setdefault(SHORT_NAMES.get(key, key), [])
+            if value not in values:
+                values.append(value)
+    fixed = {"title": table["title"], "table": number, "figure": table.get("figure"), "total-epochs": total_epochs}
+    return {"defaults": defaults} | fixed | {"run": run, "cells": cells}

@@ -1,13 +1,14 @@
-"""What a sweep runs and a report shows: an experiment of conf/, composed by Hydra, as cells.
+"""An experiment of conf/ as cells, and which runs in the results folder have their numbers.
 
-A cell is one number of a table: a run configuration and, if it is the paper's, what the paper prints.
+A cell is one number of a table: a run configuration and, if the paper has its setting, what the paper prints.
 """
 
 import os
 import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,282 +17,203 @@ from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError, RunError
-from fedbabu.reproduction import paper
-from fedbabu.reproduction.composition import combinations, compose, listed
-from fedbabu.reproduction.paper import SYMBOLS, PaperCell
+from fedbabu.reproduction.composition import SHORT_NAMES, combinations, compose
+from fedbabu.reproduction.paper.tables import SYMBOLS, PaperCell, cells_of_table, is_dataset_of, tables
 from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder, all_runs
-from fedbabu.runs.progress import TITLES
-from fedbabu.runs.settings import agree, covers, setting
+from fedbabu.runs.records import METRIC_TITLES
+from fedbabu.runs.resume import check_resumable
+from fedbabu.runs.settings import has_results_for, setting_of, settings_agree
 
-MAX_NAME = 120  # characters of a file's name, but for its ending
-
-# Short names of run-config keys under `cells`, as the paper has them; others are as in the run config.
-AXES = {
-    "s": "shards-per-client",
-    "f": "fraction-train",
-    "tau": "num-local-epochs",
-    "tau_f": "num-finetune-epochs",
-    "m": "momentum",
-    "beta": "dirichlet-beta",
-    "p": "server-data-fraction",
-}
+MAX_NAME_LENGTH = 120  # characters of the name of a file, without its ending
+LONG_NAMES = {short: key for key, short in SHORT_NAMES.items()}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number that an experiment asks for.
+    """A number that an experiment measures."""
 
-    Attributes:
-        of: the run-config keys in which the experiment's cells differ, and their values.
-        config: the whole run configuration, under Flower's key names, but for the seed.
-        metric: as in summary.json; None for all that a run measures.
-        printed: what the paper prints for it; None if this is not its setting.
-    """
-
-    of: Mapping[str, Any]
-    config: Mapping[str, Any]
-    metric: str | None = None
-    printed: PaperCell | None = None
-
-    @property
-    def continues(self) -> str | None:
-        """The algorithm from whose run of the same setting this one starts, if any."""
-        algorithm = ALGORITHMS.get(self.config["algorithm"])
-        return algorithm.continues if algorithm else None
+    axes: Mapping[str, Any]  # the run-config keys in which the cells of the experiment differ, and their values here
+    config: Mapping[str, Any]  # the whole run configuration under Flower's key names; its seed does not count
+    metric: str | None = None  # a key of `records.METRIC_TITLES`; None for all that a run measures
+    printed: PaperCell | None = None  # None if the paper does not have this setting
 
     @property
     def label(self) -> str:
-        """What tells it from other cells, in a line: "fedbabu, s = 2, f = 0.1"."""
-        return told({"algorithm": self.config["algorithm"], **self.of})
-
-
-@dataclass(frozen=True)
-class KnownRun:
-    """A run folder that was read: its whole configuration, empty if it is no run of this app, or is damaged."""
-
-    folder: RunFolder
-    config: Mapping[str, Any]
-    finished: bool
-
-    @classmethod
-    def read(cls, folder: RunFolder) -> "KnownRun":
-        """Read all that is needed of it."""
-        folder, finished = RunFolder(folder.path), folder.finished
-        try:
-            config = folder.complete_config
-            if not {"name", "num-classes", "num-train-examples"} <= folder.dataset.keys():
-                raise ValueError("the dataset is not told")
-            if finished:
-                folder.accuracies()
-                sum(record["train-seconds"] * record["num-examples"] for record in folder.rounds)
-                sum(client["num-test-examples"] for client in folder.clients)
-                folder.summary.get("missing")
-            else:
-                RunFolder.resumable(str(folder.path))
-                Checkpoints(folder.path).usable()
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RunError):
-            return cls(folder, {}, finished)
-        return cls(folder, config, finished)
+        """The cell in one line, for example "fedbabu, s = 2, f = 0.1"."""
+        return format_setting({"algorithm": self.config["algorithm"], **self.axes})
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment: its cells, and how to run them.
+    """The cells of an experiment, and how to run them."""
 
-    Attributes:
-        name: of its file in conf/experiment.
-        title: what it is about.
-        table: the paper's table, as `paper.tables()` has it, or None.
-        figure: what the report draws of the runs, a key of `plots.FIGURES`, or None.
-        cells: in the order of the table.
-        seeds: of every cell.
-        federation: what `--federation-config` takes, before `auto` and `clients` are resolved.
-        results: the absolute path of the folder of run folders.
-        places: where known datasets are, by name.
-    """
-
-    name: str
+    name: str  # for files: the name of the experiment with the overrides that narrow or change it
     title: str
-    table: Mapping[str, Any] | None
-    figure: str | None
-    cells: Sequence[Cell]
-    seeds: Sequence[int]
-    federation: Mapping[str, Any]
-    results: Path
-    places: Mapping[str, str]
-    _known: dict[Path, KnownRun] = field(default_factory=dict, repr=False)
+    table: Mapping[str, Any] | None  # the paper's table, as `paper.tables` has it
+    figure: str | None  # what the report draws of the runs, a key of `figures.FIGURES`
+    cells: Sequence[Cell]  # in the order of the table
+    seeds: Sequence[int]  # each cell is run with all of them
+    federation: Mapping[str, Any]  # Flower's, in which "auto" and "clients" still stand for numbers
+    results_dir: Path  # the absolute path of the folder of run folders
+    dataset_locations: Mapping[str, str]  # the name or the local folder of each known dataset, by its name
 
     @classmethod
     def compose(cls, overrides: Sequence[str]) -> "Experiment":
-        """Compose an experiment from Hydra's overrides; with several values for a key, the cells of all of them.
-
-        Raises:
-            ConfigError: if there is no such experiment, key, value or cell.
-        """
-        singles, given = combinations(overrides)
-        composed = [compose(single) for single in singles]
-        first = composed[0]
+        """Compose an experiment from Hydra's overrides; with several values for a key, the cells of all of them."""
+        combined, given = combinations(overrides)
+        sweeps = [compose(single) for single in combined]
+        first = sweeps[0]
         for key in ("experiment", "federation", "results-dir", "data"):
-            asked = [{**config, "experiment": config["choices"].get("experiment")}[key] for config in composed]
-            if any(each != asked[0] for each in asked):
-                raise ConfigError(f"A sweep has one {key}, but several were asked for: take one after the other.")
-        varied = [key for key in first["run"] if any(config["run"][key] != first["run"][key] for config in composed)]
-        if any(config["total-epochs"] != first["total-epochs"] for config in composed):
+            if any(sweep[key] != first[key] for sweep in sweeps):
+                raise ConfigError(f"A sweep has one {key}, but several were given: give one of them.")
+        varied = [key for key in first["run"] if any(sweep["run"][key] != first["run"][key] for sweep in sweeps)]
+        if any(sweep["total-epochs"] != first["total-epochs"] for sweep in sweeps):
             varied.append("num-server-rounds")
         cells: list[Cell] = []
-        for cell in (cell for config in composed for cell in _cells(config, given, varied)):
-            if cell not in cells:  # the same for several seeds
+        for cell in (cell for sweep in sweeps for cell in cells_of_sweep(sweep, given, varied)):
+            if cell not in cells:  # several seeds have the same cells
                 cells.append(cell)
-        seeds = list(dict.fromkeys(seed for config in composed for seed in listed(config["seeds"])))
-        for cell, seed in product(cells, seeds):
-            start = {"initial-model": "its run"} if cell.continues else {}
-            RunConfig.from_flower(dict(cell.config) | start | {"seed": seed})
-        narrowing = [
-            each for each in overrides if not each.startswith(("experiment=", "results-dir=", "data.", "seeds="))
-        ]
+        not_in_name = ("experiment=", "results-dir=", "data.", "seeds=")
+        changes = [override for override in overrides if not override.startswith(not_in_name)]
+        table = tables()[first["table"]] if first["table"] else None
         return cls(
-            name=_file_name([first["choices"].get("experiment") or "sweep", *narrowing]),
-            title=first["title"],
-            table=paper.tables()[first["table"]] if first["table"] else None,
+            name=_file_name([first["experiment"] or "sweep", *changes]),
+            title=f"Table {table['table']}: {first['title']}" if table else first["title"],
+            table=table,
             figure=first["figure"],
             cells=cells,
-            seeds=seeds,
+            seeds=list(dict.fromkeys(seed for sweep in sweeps for seed in sweep["seeds"])),
             federation=first["federation"],
-            results=Path(os.path.abspath(Path(first["results-dir"]).expanduser())),
-            places=first["data"],
+            results_dir=Path(os.path.abspath(Path(first["results-dir"]).expanduser())),
+            dataset_locations=first["data"],
         )
 
-    @property
-    def heading(self) -> str:
-        """Its title, with the table that it is."""
-        return f"Table {self.table['table']}: {self.title}" if self.table else self.title
+    def runs_with_results_for(self, config: Mapping[str, Any]) -> list[RunFolder]:
+        """The runs of any seed that have the numbers of a run configuration, finished or not, oldest first."""
+        return [
+            run
+            for run in self.usable_runs()
+            if has_results_for(run.config, config)
+            and self._has_same_data(run, config)
+            # The accuracies after some of the rounds do not belong to a table, but to a sweep of the user's own.
+            and (self.table is not None or run.config["evaluate-every"] == config["evaluate-every"])
+        ]
 
-    def data_name(self, config: Mapping[str, Any]) -> str:
-        """The name of a configuration's dataset, if it is a known one that `data` places; else as it is given."""
-        return _name(config["dataset"], self.places)
+    def usable_runs(self) -> list[RunFolder]:
+        """The runs in the results folder, oldest first, without those that are damaged or not of this app."""
+        runs = (_usable_run(run.path, run.finished) for run in all_runs(self.results_dir))
+        return [run for run in runs if run]
 
-    def runs_of(self, config: Mapping[str, Any]) -> list[KnownRun]:
-        """The runs, of any seed, that have a configuration's numbers, finished or not, oldest first."""
-        return [run for run in self.known_runs() if covers(run.config, config) and self._same_conditions(run, config)]
-
-    def known_runs(self) -> list[KnownRun]:
-        """The runs in the results folder that can be read; what is no run of this app counts for nothing."""
-        for folder in all_runs(self.results):
-            known = self._known.get(folder.path)
-            if known is None or (known.folder.finished and not known.finished):
-                self._known[folder.path] = KnownRun.read(folder)
-        return [known for path in sorted(self._known) if (known := self._known[path]).config]
-
-    def _same_conditions(self, run: KnownRun, config: Mapping[str, Any]) -> bool:
-        """Whether a run has a configuration's data, and, but for tables, accuracies on the way as often."""
-        name, data = self.data_name(config), run.folder.dataset
-        same = _place(run.config["dataset"]) == _place(config["dataset"])
-        if not same and name == data["name"]:  # a copy from elsewhere; a part of it goes by the same name
-            same = not (self.table and self.table["dataset"]["name"] == name) or paper.is_dataset(self.table, data)
-        known = KNOWN_DATASETS.get(data["name"])
-        for key, own in (
-            ("image-column", known and known.image_column),
-            ("label-column", known and known.label_column),
-        ):
-            same = same and (run.config[key] or own) == (config[key] or own)
-        return same and (self.table is not None or run.config["evaluate-every"] == config["evaluate-every"])
+    def _has_same_data(self, run: RunFolder, config: Mapping[str, Any]) -> bool:
+        """Whether a run used the data that a configuration means, wherever they were."""
+        name = run.dataset["name"]
+        same_place = _location(run.config["dataset"]) == _location(config["dataset"])
+        # A copy at another place has the same name, but so has a part of the paper's dataset.
+        table = self.table if self.table and self.table["dataset"]["name"] == name else None
+        is_part = table is not None and not is_dataset_of(table, run.dataset)
+        if not same_place and (is_part or name != dataset_name(config["dataset"], self.dataset_locations)):
+            return False
+        known = KNOWN_DATASETS.get(name)
+        columns = {"image-column": known and known.image_column, "label-column": known and known.label_column}
+        return all((run.config[key] or column) == (config[key] or column) for key, column in columns.items())
 
 
-def told(of: Mapping[str, Any]) -> str:
-    """Keys and values as people read them: "fedbabu, s = 2, personalized"."""
+@cache
+def _usable_run(path: Path, finished: bool) -> RunFolder | None:
+    """The run in a folder, if all that an experiment needs can be read, and an unfinished run can be resumed."""
+    run = RunFolder(path)
+    try:
+        RunConfig.from_recorded(run.config)
+        if finished:
+            _ = run.accuracies(), run.rounds, run.summary["missing"]
+            _ = [client["num-test-examples"] for client in run.clients]
+        else:
+            check_resumable(str(path))
+            Checkpoints(path).usable()
+        return run if {"name", "num-classes", "num-train-examples"} <= run.dataset.keys() else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RunError):
+        return None
+
+
+def format_setting(values: Mapping[str, Any]) -> str:
+    """Run-config keys with their values, and the metric, in one line: "fedbabu, s = 2, Personalized"."""
     parts: list[str] = []
-    for key, value in of.items():
+    for key, value in values.items():
         if key == "algorithm":
             parts.insert(0, str(value))
         elif key == "metric":
-            parts.append(TITLES[value])
+            parts.append(METRIC_TITLES[value])
         else:
             parts.append(f"{SYMBOLS.get(key, key)} = {value}")
     return ", ".join(parts)
 
 
-def _cells(composed: Mapping[str, Any], given: Collection[str], varied: Collection[str]) -> Iterator[Cell]:
-    """The cells of a composition; of a paper's table, those that its axes leave.
+def cells_of_sweep(sweep: Mapping[str, Any], given: Collection[str], varied: Collection[str]) -> Iterator[Cell]:
+    """The cells of a composed sweep; for a table of the paper, those of the table that have the sweep's axes.
 
-    Args:
-        composed: by `compose`.
-        given: the keys that the user gave.
-        varied: the run-config keys for which the user gave several values.
-
-    Raises:
-        ConfigError: if a value is not one of the table's, or a key has no one value.
+    The user's overrides gave some keys, and several values for the varied run-config keys.
     """
-    axes = {_key(key): listed(values) for key, values in composed["cells"].items()}
+    axes = {LONG_NAMES.get(name, name): values for name, values in sweep["cells"].items()}
     for key in sorted(axes):
         if f"run.{key}" in given:
-            short = {long: short for short, long in AXES.items()}.get(key, key)
-            raise ConfigError(
-                f"run.{key} was given, but the cells of this experiment differ in it: give cells.{short}."
-            )
-    if composed["table"] is None:
-        for chosen in product(*axes.values()):
-            of: dict[str, Any] = {}
-            for key, value in zip(axes, chosen, strict=True):
-                of |= {_key(name): one for name, one in value.items()} if isinstance(value, dict) else {key: value}
-            config = _run_config(composed, of, given)
-            yield Cell({key: config[key] for key in varied} | of, config)
+            instead = f"cells.{SHORT_NAMES.get(key, key)}"
+            raise ConfigError(f"run.{key} was given, but the cells of this experiment differ in it: give {instead}.")
+    if sweep["table"] is None:
+        for values in product(*axes.values()):
+            chosen: dict[str, Any] = {}
+            for key, value in zip(axes, values, strict=True):  # a value that is a mapping sets several keys
+                several: dict[str, Any] = value if isinstance(value, dict) else {key: value}
+                chosen |= {LONG_NAMES.get(name, name): each for name, each in several.items()}
+            config = _run_config(sweep, chosen, given)
+            yield Cell({key: config[key] for key in varied} | chosen, config)
         return
-    table = paper.tables()[composed["table"]]
-    cells = list(paper.cells(composed["table"]))
+    number, dataset = sweep["table"], tables()[sweep["table"]]["dataset"]
+    printed_cells = list(cells_of_table(number))
     for key, values in axes.items():
-        printed = list(dict.fromkeys(cell.of[key] for cell in cells if key in cell.of))
-        if not printed:
-            raise ConfigError(f"Table {composed['table']} does not vary {key}: give run.{key}.")
-        if unknown := [value for value in values if value not in printed]:
-            raise ConfigError(
-                f"Table {composed['table']} has no cell with {key} = {unknown[0]}: it has "
-                f"{', '.join(map(str, printed))}."
-            )
-    for cell in cells:
-        if all(value in axes.get(key, [value]) for key, value in cell.of.items()):
-            config = _run_config(composed, cell.of, given)
-            data = _name(config["dataset"], composed["data"])
-            same = data == table["dataset"]["name"] and agree(
-                setting(paper.run_config(table, cell.of)), setting(config)
-            )
-            of = {key: config[key] for key in varied} | dict(cell.of)
-            yield Cell(of, config, cell.metric, cell if same else None)
+        known = list(dict.fromkeys(cell.axes[key] for cell in printed_cells if key in cell.axes))
+        if not known:
+            raise ConfigError(f"Table {number} does not vary {key}: give run.{key}.")
+        if unknown := [value for value in values if value not in known]:
+            has = ", ".join(map(str, known))
+            raise ConfigError(f"Table {number} has no cell with {key} = {unknown[0]}: it has {has}.")
+    for printed in printed_cells:
+        if all(value in axes.get(key, [value]) for key, value in printed.axes.items()):
+            config = _run_config(sweep, printed.axes, given)
+            same_data = dataset_name(config["dataset"], sweep["data"]) == dataset["name"]
+            is_papers = same_data and settings_agree(setting_of(printed.run_config), setting_of(config))
+            cell_axes = {key: config[key] for key in varied} | dict(printed.axes)
+            yield Cell(cell_axes, config, printed.metric, printed if is_papers else None)
 
 
-def _run_config(composed: Mapping[str, Any], of: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """The whole run configuration of a cell.
-
-    Raises:
-        ConfigError: if total-epochs are no whole number of rounds.
-    """
-    config = composed["run"] | of | {"results-dir": composed["results-dir"]}
-    total, epochs = composed["total-epochs"], config["num-local-epochs"]
+def _run_config(sweep: Mapping[str, Any], axes: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """The checked run configuration of a cell."""
+    config = sweep["run"] | axes | {"results-dir": sweep["results-dir"]}
+    total, epochs = sweep["total-epochs"], config["num-local-epochs"]
     if total and "run.num-server-rounds" not in given:
         if type(epochs) is not int or epochs < 1 or total % epochs:
-            raise ConfigError(f"total-epochs = {total} is no multiple of num-local-epochs = {epochs}: it must be.")
+            raise ConfigError(f"total-epochs = {total} must be a multiple of num-local-epochs = {epochs}.")
         config["num-server-rounds"] = total // epochs
+    algorithm = ALGORITHMS.get(config["algorithm"])
+    start = {"initial-model": "its start"} if algorithm and algorithm.starts_from else {}
+    RunConfig.from_flower(config | start)
     return config
 
 
-def _name(dataset: str, places: Mapping[str, str]) -> str:
+def dataset_name(dataset: str, locations: Mapping[str, str]) -> str:
+    """The name of the known dataset that a run config means by its name or location; otherwise what it says."""
     if dataset in KNOWN_DATASETS:
         return dataset
-    return next((name for name, place in places.items() if _place(place) == _place(dataset)), dataset)
+    return next((name for name, place in locations.items() if _location(place) == _location(dataset)), dataset)
 
 
-def _place(dataset: str) -> str:
-    """A dataset's name, or the absolute path of its folder."""
+def _location(dataset: str) -> str:
+    """The absolute path of a dataset that is a local folder; otherwise its name."""
     path = Path(dataset).expanduser()
     return os.path.abspath(path) if path.is_dir() else dataset.rstrip("/")
 
 
-def _key(axis: str) -> str:
-    """The run-config key of an axis."""
-    return AXES.get(axis, axis)
-
-
 def _file_name(parts: Sequence[str]) -> str:
-    """A file name that tells an experiment and how it was narrowed or changed."""
+    """A file name that contains these parts; one that is too long is cut and ends with a checksum."""
     name = re.sub(r"[^\w.=,+-]+", "_", "-".join(parts))
-    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}-{zlib.crc32(name.encode()):08x}"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[:MAX_NAME_LENGTH]}-{zlib.crc32(name.encode()):08x}"

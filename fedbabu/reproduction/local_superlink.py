@@ -1,13 +1,12 @@
-"""A local SuperLink of one's own, for as long as it is needed."""
+"""A local Flower SuperLink apart from the user's, for as long as a sweep needs it."""
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -18,52 +17,48 @@ from filelock import FileLock, Timeout
 
 from fedbabu.errors import ConfigError, RunError
 
-START_SECONDS = 120  # that it may take to answer
-HOME_PREFIX = "fedbabu-flwr-"
-STOP_SECONDS = 10  # that it may take to stop by itself
+START_SECONDS = 120  # that the SuperLink may need until it answers
+STOP_SECONDS = 10  # that a process may need to stop
 
 
 @contextmanager
 def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Process]]:
-    """Start a SuperLink for simulations, and stop it in the end with all that it has started.
+    """Start a SuperLink for simulations, and stop it in the end with all processes that it has started.
 
-    It uses the Python environment of this process, so Flower installs none for a run, and free ports, so it is apart
-    from the user's own.
-
-    Args:
-        folder: for its log and a lock; one SuperLink at a time. One that a killed process has left there is stopped.
+    It uses the Python environment of this process, so that Flower does not install another one for each run, and free
+    ports, so that it does not meet a SuperLink that the user has started. Its log and a lock are written to `folder`. A
+    SuperLink that a killed process has left there is stopped first.
 
     Yields:
-        The environment variables with which `flwr` uses it, and its process.
-
-    Raises:
-        ConfigError: if another process has a SuperLink in this folder.
-        RunError: if it does not start.
+        The environment variables with which `flwr` finds the SuperLink, and its process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout as error:
         raise ConfigError(f"Another process has a SuperLink in {folder}: wait for it, or stop it.") from error
-    # Flower keeps the app there, too: in a folder within the project, it would pack that into the app the next time.
-    with lock, tempfile.TemporaryDirectory(prefix=HOME_PREFIX, ignore_cleanup_errors=True) as home:
-        note = folder / "superlink.json"
-        _stop_left_over(note)
+    # The home is not in the project, because Flower copies the app there, and would pack that copy the next time.
+    with lock, tempfile.TemporaryDirectory(prefix="fedbabu-flwr-", ignore_cleanup_errors=True) as home:
+        note, log = folder / "superlink.json", folder / "superlink.log"
+        with suppress(OSError, ValueError, TypeError, psutil.NoSuchProcess):
+            pid, created = json.loads(note.read_text())
+            left_over = psutil.Process(pid)
+            if left_over.create_time() == created:  # otherwise its number belongs to another process now
+                stop(left_over)
         control, http = free_ports(2)
         environment = flower_environment(home, control, http)
         command = [
             "flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess",
             "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(http),
         ]  # fmt: skip
-        with (folder / "superlink.log").open("w") as log:
-            # In a session of its own, so that Ctrl-C reaches this process alone, which then stops it.
-            process = psutil.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+        process = start(command, environment, log)
         try:
-            note.write_text(json.dumps([process.pid, process.create_time(), home]))
-            _wait_until_it_answers(process, http, folder / "superlink.log")
+            note.write_text(json.dumps([process.pid, process.create_time()]))
+            started = monotonic()
+            while not _answers(http):
+                if process.poll() is not None or monotonic() - started > START_SECONDS:
+                    raise RunError(f"Flower's SuperLink did not start: {log} says why.")
+                sleep(0.1)
             yield environment, process
         finally:
             stop(process)
@@ -71,7 +66,7 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
 
 
 def flower_environment(home: str, control: int, http: int) -> dict[str, str]:
-    """The environment variables with which `flwr` uses this process's Python environment, a folder and two ports."""
+    """The environment variables with which `flwr` uses this Python environment, a home folder and two ports."""
     return os.environ | {
         "FLWR_HOME": home,
         "FLWR_LOCAL_CONTROL_API_PORT": str(control),
@@ -81,8 +76,16 @@ def flower_environment(home: str, control: int, http: int) -> dict[str, str]:
     }
 
 
+def start(command: list[str], environment: Mapping[str, str], log: Path) -> psutil.Popen:
+    """Start a process that writes to a log, in a new session, so that Ctrl-C reaches only this process."""
+    with log.open("w") as output:
+        return psutil.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+
+
 def stop(process: psutil.Process) -> None:
-    """Stop a process and all that it has started: at first kindly."""
+    """Ask a process to stop, and kill it if it does not, with all processes that it has started."""
     with suppress(psutil.NoSuchProcess):
         family = [process, *process.children(recursive=True)]
         process.terminate()
@@ -93,32 +96,14 @@ def stop(process: psutil.Process) -> None:
         psutil.wait_procs(family, timeout=STOP_SECONDS)
 
 
-def _stop_left_over(note: Path) -> None:
-    """Stop the SuperLink of a process that was killed, and remove its files."""
-    with suppress(OSError, ValueError, TypeError):
-        pid, created, home = json.loads(note.read_text())
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            if process.create_time() == created:  # another process may have its number now
-                stop(process)
-        if Path(home).name.startswith(HOME_PREFIX):
-            shutil.rmtree(home, ignore_errors=True)
-
-
-def _wait_until_it_answers(process: psutil.Popen, port: int, log: Path) -> None:
-    started = monotonic()
-    while True:
-        try:
-            urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-            return
-        except OSError as error:
-            if process.poll() is not None or monotonic() - started > START_SECONDS:
-                raise RunError(f"Flower's SuperLink did not start; it says why in {log}.") from error
-            sleep(0.1)
+def _answers(port: int) -> bool:
+    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+        return True
+    return False
 
 
 def free_ports(number: int) -> list[int]:
-    """TCP ports that no process listens on at the moment."""
+    """TCP ports on which no process listens at the moment."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:

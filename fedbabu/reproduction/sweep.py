@@ -1,15 +1,10 @@
-"""Run an experiment of conf/, all its runs through `flwr run`, one by one.
+"""A sweep: all runs that an experiment needs, through `flwr run`, one after the other.
 
-A run that is finished is not run again, and one that was interrupted goes on: the folders of the runs tell.
+A finished run is not run again, and an interrupted one is resumed. The run folders alone say what is done.
 """
 
-import argparse
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,306 +12,187 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-import psutil
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from fedbabu.config import CONDUCT_KEYS, RunConfig, default_run_config
-from fedbabu.errors import ConfigError, RunError
-from fedbabu.reproduction.experiment import Cell, Experiment
-from fedbabu.reproduction.local_superlink import local_superlink, stop
-from fedbabu.reproduction.report import terminal, write_report
+from fedbabu.algorithms import ALGORITHMS
+from fedbabu.config import RUNTIME_KEYS, RunConfig
+from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
+from fedbabu.reproduction.local_superlink import local_superlink, start, stop
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.progress import TITLES, duration
-from fedbabu.runs.settings import by_epoch, setting
-from fedbabu.runs.speed import seconds_of
+from fedbabu.runs.records import METRIC_TITLES
+from fedbabu.runs.settings import finetunes_epoch_by_epoch, setting_of
+from fedbabu.runs.time_estimates import estimated_seconds, format_duration, time_left
+from fedbabu.training.device import fitting_federation
 
 PROJECT = Path(__file__).parents[2]
 POLL_SECONDS = 0.5
-NODES_PER_GPU = 4
 
 
-@dataclass
+@dataclass(eq=False)
 class PlannedRun:
-    """A run that an experiment needs.
-
-    Attributes:
-        experiment: that it is for.
-        config: its whole run configuration; of an algorithm that continues a run, all but `initial-model`.
-        cells: that it is for; none if it is only where another run starts from.
-        start: the run from whose model it starts, for an algorithm that continues one.
-    """
+    """A run that an experiment needs."""
 
     experiment: Experiment
-    config: dict[str, Any]
-    cells: list[Cell] = field(default_factory=list)
-    start: "PlannedRun | None" = None
+    number: int  # from 1 on, in the order in which they are carried out
+    config: dict[str, Any]  # the whole run configuration; without `initial-model` if it starts from another run
+    cells: list[Cell] = field(default_factory=list)  # whose numbers it has; none if it is only for another run's start
+    start: "PlannedRun | None" = None  # the run from whose model this one starts, if the algorithm needs one
+    failure: str = ""  # why the run failed in this sweep
 
     @property
-    def label(self) -> str:
-        """What tells it from the experiment's other runs."""
-        label = self.cells[0].label if self.cells else f"{self.config['algorithm']} to start from"
-        return label + (f", seed = {self.config['seed']}" if len(self.experiment.seeds) > 1 else "")
+    def labels(self) -> list[str]:
+        """A line for each cell, different for all runs of the experiment; the first one is the name of the run."""
+        seed = f", seed = {self.config['seed']}" if len(self.experiment.seeds) > 1 else ""
+        return [cell.label + seed for cell in self.cells] or [f"{self.config['algorithm']} to start from{seed}"]
 
     def folder(self) -> RunFolder | None:
-        """The newest folder of this run, a finished one if there is any."""
-        found = [run for run in self.experiment.runs_of(self.config) if run.config["seed"] == self.config["seed"]]
-        newest = max(found, key=lambda run: (run.finished, run.folder.path.name), default=None)
-        return newest.folder if newest else None
+        """The newest folder of this run, a finished one if there is any; None if the run has not begun."""
+        runs = self.experiment.runs_with_results_for(self.config)
+        same_seed = [run for run in runs if run.config["seed"] == self.config["seed"]]
+        return max(same_seed, key=lambda run: (run.finished, run.path.name), default=None)
 
     @cached_property
-    def num_rounds(self) -> int:
-        """The rounds that the server runs."""
-        return self.checked.num_rounds
+    def run_config(self) -> RunConfig:
+        """The checked run configuration."""
+        return RunConfig.from_flower(self.config | ({"initial-model": "its start"} if self.start else {}))
 
     @property
-    def checked(self) -> RunConfig:
-        """The checked configuration."""
-        return RunConfig.from_flower(self.config | ({"initial-model": "of its start"} if self.start else {}))
+    def federation(self) -> dict[str, Any]:
+        """Flower's federation config for this machine."""
+        return fitting_federation(self.experiment.federation, self.config["num-clients"])
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """How long the run will take as estimated; None if that is not known."""
+        data = dataset_name(self.config["dataset"], self.experiment.dataset_locations)
+        finished = [run for run in self.experiment.usable_runs() if run.finished]
+        return estimated_seconds(self.run_config, data, finished, self.federation["num-supernodes"])
+
+    @property
+    def state(self) -> str:
+        """How far the run is, in words; empty if it has not begun."""
+        if not (folder := self.folder()):
+            return ""
+        return "finished" if folder.finished else f"round {len(folder.rounds)}/{self.run_config.num_rounds}"
 
 
 def plan(experiment: Experiment) -> list[PlannedRun]:
-    """The runs that an experiment needs, each after the one that it starts from; cells that one run serves share it."""
+    """The runs that an experiment needs, each after the one that it starts from. Cells share a run if one suffices."""
     runs: dict[str, PlannedRun] = {}
 
-    def planned(config: dict[str, Any], continues: str | None) -> PlannedRun:
-        told = setting(config) | {key: config[key] for key in ("dataset", "image-column", "label-column", "seed")}
-        longest = by_epoch(config) and told.pop("num-finetune-epochs")
-        if not experiment.table:  # whose accuracies on the way count
-            told["evaluate-every"] = config["evaluate-every"]
-        key = json.dumps(told, sort_keys=True)
+    def planned(config: dict[str, Any], starts_from: str | None) -> PlannedRun:
+        other_keys = ("dataset", "image-column", "label-column", "seed")
+        identity = setting_of(config) | {key: config[key] for key in other_keys}
+        finetune_epochs = finetunes_epoch_by_epoch(config) and identity.pop("num-finetune-epochs")
+        if not experiment.table:  # then the accuracies after some of the rounds count too
+            identity["evaluate-every"] = config["evaluate-every"]
+        key = json.dumps(identity, sort_keys=True)
         if key not in runs:
-            start = planned(config | {"algorithm": continues, "initial-model": ""}, None) if continues else None
-            runs[key] = PlannedRun(experiment, config, start=start)
-        elif longest:
-            runs[key].config["num-finetune-epochs"] = max(longest, runs[key].config["num-finetune-epochs"])
+            start = planned(config | {"algorithm": starts_from, "initial-model": ""}, None) if starts_from else None
+            runs[key] = PlannedRun(experiment, len(runs) + 1, config, start=start)
+        elif finetune_epochs:
+            longest = max(finetune_epochs, runs[key].config["num-finetune-epochs"])
+            runs[key].config["num-finetune-epochs"] = longest
         return runs[key]
 
     for seed in experiment.seeds:
         for cell in experiment.cells:
-            config = dict(cell.config) | {"seed": seed, "results-dir": str(experiment.results)}
-            planned(config, cell.continues).cells.append(cell)
+            config = dict(cell.config) | {"seed": seed, "results-dir": str(experiment.results_dir)}
+            planned(config, ALGORITHMS[config["algorithm"]].starts_from).cells.append(cell)
     return list(runs.values())
 
 
-def federation_config(federation: Mapping[str, Any], num_clients: int) -> dict[str, Any]:
-    """What `--federation-config` takes, for this machine.
-
-    Args:
-        federation: of the experiment; `auto` is what fits on the machine, `clients` a node for every client.
-        num_clients: of the run.
-    """
-    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_gpus, resolved = torch.cuda.device_count(), dict(federation)
-    fitting = max(num_cpus // resolved["client-resources-num-cpus"], 1)
-    if resolved["client-resources-num-gpus"] == "auto":
-        per_gpu = min(NODES_PER_GPU, max(fitting // num_gpus, 1)) if num_gpus else 0
-        resolved["client-resources-num-gpus"] = 1 / per_gpu if num_gpus else 0
-    if share := resolved["client-resources-num-gpus"]:
-        fitting = min(fitting, max(int(num_gpus / share), 1))
-    nodes = {"auto": min(fitting, num_clients), "clients": num_clients}
-    resolved["num-supernodes"] = nodes.get(resolved["num-supernodes"], resolved["num-supernodes"])
-    return resolved
+def summary(experiment: Experiment, runs: Sequence[PlannedRun]) -> str:
+    """What an experiment is, how much of it is done, and how long the rest will take, in two lines."""
+    todo = [run for run in runs if run.state != "finished"]
+    known = [run.seconds for run in todo if run.seconds is not None]
+    left = f", about {format_duration(sum(known))} on this machine" if known else ""
+    if known and len(known) < len(todo):
+        left += f" and {len(todo) - len(known)} runs of unknown data"
+    finished = f"{len(runs) - len(todo)} finished"
+    return f"{experiment.title}\n{len(experiment.cells)} cells of {len(runs)} runs, {finished}{left}"
 
 
-class Sweep:
-    """An experiment's runs, and what became of them."""
-
-    def __init__(self, experiment: Experiment, console: Console) -> None:
-        self.experiment = experiment
-        self.console = console
-        self.runs = plan(experiment)
-        self.failed: dict[int, str] = {}  # why, by the run's place in `runs`
-        finished = [run.folder for run in experiment.known_runs() if run.finished]
-
-        def seconds(run: PlannedRun) -> float | None:
-            num_nodes = self._federation(run)["num-supernodes"]
-            return seconds_of(run.checked, experiment.data_name(run.config), finished, num_nodes)
-
-        self.seconds = [seconds(run) for run in self.runs]
-
-    def _federation(self, run: PlannedRun) -> dict[str, Any]:
-        return federation_config(self.experiment.federation, run.config["num-clients"])
-
-    def summary(self) -> str:
-        """What the experiment is, how much of it is done, and how long the rest will take."""
-        experiment, states = self.experiment, [self._state(run) for run in self.runs]
-        todo = [seconds for seconds, state in zip(self.seconds, states, strict=True) if state != "finished"]
-        known = [seconds for seconds in todo if seconds is not None]
-        left = f", about {duration(sum(known))} on this machine" if known else ""
-        if known and len(known) < len(todo):
-            left += f" and {len(todo) - len(known)} runs of unknown data"
-        done = states.count("finished")
-        return f"{experiment.heading}\n{len(experiment.cells)} cells of {len(self.runs)} runs, {done} finished{left}"
-
-    def _state(self, run: PlannedRun) -> str:
-        folder = run.folder()
-        if folder is None:
-            return ""
-        return "finished" if folder.finished else f"round {len(folder.rounds)}/{run.num_rounds}"
-
-    def listing(self) -> Table:
-        """Every cell, the paper's number, and how long its run takes; of cells that share a run, the first says it."""
-        table = Table("run", "cell", "accuracy", "the paper", "time", "state")
-        for number, (run, seconds) in enumerate(zip(self.runs, self.seconds, strict=True), 1):
-            time = "?" if seconds is None else duration(seconds)
-            seed = f", seed = {run.config['seed']}" if len(self.experiment.seeds) > 1 else ""
-            rows = [(cell.label + seed, cell.metric, cell.printed) for cell in run.cells] or [(run.label, None, None)]
-            for place, (label, metric, printed) in enumerate(rows):
-                paper = f"{printed.mean:.2f} ± {printed.std:.2f}" if printed else ""
-                first = (str(number), time, self._state(run)) if not place else ("", "", "")
-                table.add_row(first[0], label, TITLES[metric] if metric else "", paper, first[1], first[2])
-        return table
-
-    def run(self) -> None:
-        """Do all runs that are not finished."""
-        numbered = [(number, run) for number, run in enumerate(self.runs) if self._state(run) != "finished"]
-        if not numbered:
-            return
-        columns = (
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}", markup=False),
-        )  # fmt: skip
-        with (
-            local_superlink(self.experiment.results / ".sweep") as (environment, _),
-            Progress(*columns, console=self.console) as bars,
-        ):
-            pace = Pace([self.seconds[number] for number, _ in numbered])
-            whole = bars.add_task("runs", total=len(numbered), left="")
-            for place, (number, run) in enumerate(numbered):
-                rounds = bars.add_task(run.label, total=run.num_rounds, left="")
-                bars.print(f"{place + 1} of {len(numbered)}: {run.label} …")
-
-                def show(done: int, of: TaskID = rounds, run: PlannedRun = run) -> None:
-                    bars.update(of, completed=done)
-                    bars.update(whole, left=pace.left(done / run.num_rounds))
-
-                self._do(number, run, environment, show)
-                bars.remove_task(rounds)
-                bars.advance(whole)
-                pace.next()
-                bars.print(f"    {self._outcome(number, run)}")
-
-    def _outcome(self, number: int, run: PlannedRun) -> str:
-        if number in self.failed:
-            return f"failed: {self.failed[number]}"
-        folder = run.folder()
-        assert folder is not None
-        accuracy = ", ".join(
-            f"{TITLES[metric].lower()} {of['mean']:.2f} ± {of['std']:.2f}"
-            for metric, of in folder.summary["accuracy"].items()
-        )
-        return f"{accuracy} %, {duration(folder.summary['seconds'])}"
-
-    def _do(self, number: int, run: PlannedRun, environment: Mapping[str, str], show: Callable[[int], None]) -> None:
-        """Do one run, or go on with it; why it failed, if it did, goes to `failed`."""
-        start = run.start and run.start.folder()
-        if run.start and not (start and start.finished):
-            self.failed[number] = f"it starts from the run '{run.start.label}', which failed"
-            return
-        begun = run.folder()
-        if begun and begun.finished:  # meanwhile, by another run
-            return
-        if begun:
-            given = {key: run.config[key] for key in CONDUCT_KEYS} | {"resume": str(begun.path)}
-            if run.config["dataset"] != default_run_config()["dataset"]:
-                given["dataset"] = run.config["dataset"]
-        else:
-            given = run.config | ({"initial-model": str(start.path)} if start else {})
-        folder = self.experiment.results / ".sweep"
-        run_config, log = folder / "run-config.toml", folder / f"{self.experiment.name}-{number + 1}.log"
-        run_config.write_text(
-            "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in given.items()), "utf-8"
-        )
-        federation = " ".join(f"{key}={value}" for key, value in self._federation(run).items())
-        command = [
-            "flwr", "run", str(PROJECT), "--stream", "--federation-config", federation, "--run-config", str(run_config),
-        ]  # fmt: skip
-        with log.open("w") as output:
-            process = psutil.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
-            try:
-                while process.poll() is None or (begun and begun.going_on):  # even if its output is cut off
-                    sleep(POLL_SECONDS)
-                    begun = begun or run.folder()
-                    show(len(begun.rounds) if begun else 0)
-            finally:
-                stop(process)
-        done = run.folder()
-        if done is None or not done.finished:
-            self.failed[number] = f"{_reason(log)} ({log} has all that it said)"
+def listing(runs: Sequence[PlannedRun]) -> Table:
+    """A table of all cells with the paper's numbers. The first cell of a run also has its time and its state."""
+    table = Table("run", "cell", "accuracy", "the paper", "time", "state")
+    for run in runs:
+        of_run = [str(run.number), "?" if run.seconds is None else format_duration(run.seconds), run.state]
+        cells: Sequence[Cell | None] = run.cells or [None]
+        for cell, label in zip(cells, run.labels, strict=True):
+            metric = METRIC_TITLES[cell.metric] if cell and cell.metric else ""
+            paper = f"{cell.printed.mean:.2f} ± {cell.printed.std:.2f}" if cell and cell.printed else ""
+            table.add_row(of_run[0], label, metric, paper, *of_run[1:])
+            of_run = ["", "", ""]
+    return table
 
 
-class Pace:
-    """How long the rest takes: as estimated, corrected by how long what is done took."""
+def carry_out(runs: Sequence[PlannedRun], folder: Path, console: Console) -> None:
+    """Carry out all runs that are not finished, with a SuperLink and logs in a folder, and show the progress."""
+    todo = [run for run in runs if run.state != "finished"]
+    if not todo:
+        return
+    estimates, started = [run.seconds for run in todo], monotonic()
+    with local_superlink(folder) as (environment, _), console.status("") as status:
 
-    def __init__(self, estimates: Sequence[float | None]) -> None:
-        known = [each for each in estimates if each is not None]
-        self.estimates = [sum(known) / len(known) if each is None else each for each in estimates] if known else []
-        self.done = 0
-        self.started = monotonic()
+        def show(run: PlannedRun, finished_rounds: int) -> None:
+            num_rounds, position = run.run_config.num_rounds, todo.index(run)
+            left = time_left(estimates, position + finished_rounds / num_rounds, monotonic() - started)
+            status.update(Text(f"{run.labels[0]}   round {finished_rounds}/{num_rounds}   {left}"))
 
-    def next(self) -> None:
-        """Go on to the next run."""
-        self.done += 1
-
-    def left(self, part: float) -> str:
-        """The time left, when that part of the present run is done."""
-        if not self.estimates:
-            return ""
-        done = sum(self.estimates[: self.done]) + part * self.estimates[self.done]
-        elapsed, rest = monotonic() - self.started, sum(self.estimates) - done
-        return f"{duration(rest * elapsed / done if done else rest)} left"
+        for position, run in enumerate(todo, 1):
+            console.print(f"{position} of {len(todo)}: {run.labels[0]} …")
+            run.failure = _carry_out_one(run, folder, environment, show)
+            console.print(f"    {f'failed: {run.failure}' if run.failure else _results_in_words(run)}")
 
 
-def _reason(log: Path) -> str:
-    """The sentence with which a run failed."""
+def _carry_out_one(
+    run: PlannedRun, files: Path, environment: Mapping[str, str], show: Callable[[PlannedRun, int], None]
+) -> str:
+    """Start or resume a run, show its progress, and wait for its end; returns why it failed, or an empty text."""
+    start_folder, folder = run.start.folder() if run.start else None, run.folder()
+    if run.start and not (start_folder and start_folder.finished):
+        return f"it starts from the run '{run.start.labels[0]}', which failed"
+    if folder and folder.finished:  # another process has finished it meanwhile
+        return ""
+    if folder:
+        given = {key: run.config[key] for key in (*RUNTIME_KEYS, "dataset")} | {"resume": str(folder.path)}
+    else:
+        given = run.config | ({"initial-model": str(start_folder.path)} if start_folder else {})
+    run_config, log = files / "run-config.toml", files / f"{run.experiment.name}-{run.number}.log"
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in given.items())
+    run_config.write_text("".join(lines), encoding="utf-8")
+    federation = " ".join(f"{key}={value}" for key, value in run.federation.items())
+    command = ["flwr", "run", str(PROJECT), "--stream", "--run-config", str(run_config)]
+    process = start([*command, "--federation-config", federation], environment, log)
+    try:
+        # If `flwr run` loses its connection, it ends before the run does.
+        while process.poll() is None or (folder and folder.is_running):
+            sleep(POLL_SECONDS)
+            folder = folder or run.folder()
+            show(run, len(folder.rounds) if folder else 0)
+    finally:
+        stop(process)
+    folder = run.folder()
+    return "" if folder and folder.finished else f"{_error_in(log)} ({log} has all that it printed)"
+
+
+def _results_in_words(run: PlannedRun) -> str:
+    """The accuracies of a finished run and its duration, in one line."""
+    folder = run.folder()
+    assert folder is not None
+    accuracies = ", ".join(
+        f"{METRIC_TITLES[metric].lower()} {accuracy['mean']:.2f} ± {accuracy['std']:.2f}"
+        for metric, accuracy in folder.summary["accuracy"].items()
+    )
+    return f"{accuracies} %, {format_duration(folder.summary['seconds'])}"
+
+
+def _error_in(log: Path) -> str:
+    """The sentence with which a run failed: the last error in its log, otherwise the last line."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
     errors = re.findall(r"^ERROR *:(?! *Exit Code) *(.*)$", text, flags=re.MULTILINE)
-    lines = errors or [said for line in text.splitlines() if (said := line.strip(" │╭╮╰╯─"))] or ["it said nothing"]
-    return lines[-1].strip()
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Sweep; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fedbabu.reproduction.sweep",
-        description="Run all cells of an experiment of conf/ that are not finished.",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        help="Hydra overrides: experiment=table13 cells.s=2 algorithm=fedbabu,fedavg seeds=[1,2]",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="list the cells and how long they would take")
-    given = parser.parse_intermixed_args(arguments)
-    console = terminal()
-    try:
-        sweep = Sweep(Experiment.compose(given.overrides), console)
-        if given.dry_run:
-            console.print(sweep.listing())
-        console.print(sweep.summary())
-        if given.dry_run:
-            return 0
-        sweep.run()
-        console.print(write_report(sweep.experiment, console.width))
-    except (ConfigError, RunError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"The sweep stopped at a file that it cannot use: {error}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
-        return 130
-    for number, reason in sweep.failed.items():
-        console.print(f"Failed: {sweep.runs[number].label}: {reason}", style="red")
-    return 1 if sweep.failed else 0
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C, with all that was started
-    sys.exit(main(sys.argv[1:]))
+    lines = errors or [stripped for line in text.splitlines() if (stripped := line.strip(" │╭╮╰╯─"))]
+    return lines[-1].strip() if lines else "it printed nothing"

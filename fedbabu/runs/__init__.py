@@ -1,1 +1,1 @@
-"""What is on disk of a run: its folder, records, checkpoints, clients' states, and when two runs have one setting."""
+"""What is on disk of a run, and what is printed about it. Nothing here trains, sends messages or knows the paper."""

@@ -1,42 +1,65 @@
-"""Checkpoints: all that the server needs to go on with a run as if it had never stopped.
+"""Checkpoints, from which the server continues a run as if it had never stopped, and the clients' states on disk.
 
-A checkpoint is one safetensors file: the global model and, as JSON in its metadata, the rest. Sampling needs no state
-of its own, since a round's clients are drawn from the seed and the round's number.
+A checkpoint is one safetensors file: the global model and, as JSON in the file's metadata, everything else.
 """
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from platformdirs import user_state_dir
 from torch import Tensor, nn
 
 from fedbabu.errors import RunError
-from fedbabu.runs.files import ClientStore, DamagedError, load_state_and_metadata, save_state
+from fedbabu.runs.files import DamagedError, load_state, save_state
+from fedbabu.runs.records import RoundRecord
 
-STAYING = 2  # checkpoints of a run, in case the newest is damaged
+CHECKPOINTS_KEPT = 2  # of a run; the older one is used if the newer one is damaged
 
-Record = dict[str, Any]
+
+def local_state_folder() -> Path:
+    """The folder for client states on a node with local data: FEDBABU_STATE, or in the user's state folder."""
+    return Path(os.environ.get("FEDBABU_STATE") or user_state_dir("fedbabu"))
+
+
+class ClientStore:
+    """The client states of one run: a file for each client and each round in which the client was trained.
+
+    The server says from which round's state a client starts, so that a resumed run uses those of its checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, client: int, saved_round: int) -> dict[str, Tensor]:
+        """A client's state as it was saved in a round, on the CPU; empty for round 0, before its first training."""
+        return load_state(self.path(client, saved_round))[0] if saved_round else {}
+
+    def save(self, client: int, server_round: int, state: Mapping[str, Tensor], needed_rounds: Collection[int]) -> None:
+        """Save a client's state after a round, and remove its states of earlier rounds that are not needed any more."""
+        path = self.path(client, server_round)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_state(path, state)
+        for saved_round, earlier in _files_by_round(path.parent).items():
+            # A slow node may save the state of a round from which the server has long gone on: later ones are in use.
+            if saved_round < server_round and saved_round not in needed_rounds:
+                earlier.unlink(missing_ok=True)
+
+    def path(self, client: int, saved_round: int) -> Path:
+        """The file of a client's state as it was saved in a round."""
+        return self.folder / str(client) / f"round-{saved_round}.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after the training of a round.
-
-    Attributes:
-        server_round: the round.
-        model: the global model's state dict.
-        kept: for each client that keeps something, the round in which it kept it.
-        history: the records of the rounds that are over.
-        record: of this round, if its evaluation is still due; else None.
-    """
+    """The state of a run after the training of a round."""
 
     server_round: int
-    model: Mapping[str, Tensor]
-    kept: Mapping[int, int]
-    history: list[Record]
-    record: Record | None
+    model: Mapping[str, Tensor]  # the state dict of the global model
+    client_state_rounds: Mapping[int, int]  # for each client with a client state, the round in which it was saved
+    history: list[RoundRecord]  # of the rounds that are over
+    record: RoundRecord | None  # of this round, if its evaluation is still to be done
 
     @classmethod
     def start(cls, model: nn.Module) -> "Checkpoint":
@@ -45,61 +68,53 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of a run, in the folder `checkpoints` of its run folder; the newest two stay."""
+    """The checkpoints of a run, in the folder `checkpoints` of its run folder."""
 
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
         self.clients = ClientStore(run / "clients")
-        self._useless: list[Path] = []
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, which appears whole or not at all, and remove the third newest.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
+        """Write a checkpoint, and remove all but the newest CHECKPOINTS_KEPT."""
         self.folder.mkdir(exist_ok=True)
-        path = self._path(checkpoint.server_round)
-        rest = {key: value for key, value in vars(checkpoint).items() if key != "model"}
-        save_state(path, checkpoint.model, {"checkpoint": json.dumps(rest)})
-        older = [self._path(server_round) for server_round in self._rounds()[STAYING:]]
-        for useless in {*self._useless, *older} - {path}:
-            useless.unlink(missing_ok=True)
-        self._useless = []
+        rest = {
+            "server_round": checkpoint.server_round,
+            "kept": checkpoint.client_state_rounds,
+            "history": [record.to_json() for record in checkpoint.history],
+            "record": checkpoint.record and checkpoint.record.to_json(),
+        }
+        path = self.folder / f"round-{checkpoint.server_round}.safetensors"
+        save_state(path, checkpoint.model, {"checkpoint": rest})
+        for older in list(_files_by_round(self.folder).values())[CHECKPOINTS_KEPT:]:
+            if older != path:
+                older.unlink(missing_ok=True)
 
     def usable(self) -> list[Checkpoint]:
-        """The checkpoints that are as they were written, newest first; of the others, it is said what is wrong.
+        """The undamaged checkpoints, newest first, after printing what is wrong with the others.
 
-        What clients keep is checked too, unless it is not in the run folder but on the clients' own disks.
-
-        Raises:
-            OSError: if one cannot be read, though it is there.
-            RunError: if there is none.
+        Client states are checked too, if they are in the run folder. A RunError is raised if no checkpoint is usable.
         """
         usable = []
-        for server_round in self._rounds():
+        for server_round, path in _files_by_round(self.folder).items():
             try:
-                checkpoint = self._load(self._path(server_round))
+                model, values = load_state(path)
+                rest = values["checkpoint"]
+                state_rounds = {int(client): saved_round for client, saved_round in rest["kept"].items()}
+                history = [RoundRecord.from_json(record) for record in rest["history"]]
+                record = rest["record"] and RoundRecord.from_json(rest["record"])
                 if self.clients.folder.is_dir():
-                    for client, kept_in in checkpoint.kept.items():
-                        self.clients.load(client, kept_in)
-                usable.append(checkpoint)
+                    for client, saved_round in state_rounds.items():
+                        self.clients.load(client, saved_round)
+                usable.append(Checkpoint(server_round, model, state_rounds, history, record))
             except (DamagedError, FileNotFoundError) as error:
                 print(f"The checkpoint of round {server_round} cannot be used: {error}", flush=True)
-                self._useless.append(self._path(server_round))
         if not usable:
-            raise RunError(f"The run has no checkpoint in {self.folder} that can be used: start it again.")
+            raise RunError(f"The run has no usable checkpoint in {self.folder}: start it again.")
         return usable
 
-    def _load(self, path: Path) -> Checkpoint:
-        model, texts = load_state_and_metadata(path)
-        rest = json.loads(texts["checkpoint"])
-        return Checkpoint(model=model, **rest | {"kept": {int(client): r for client, r in rest["kept"].items()}})
 
-    def _path(self, server_round: int) -> Path:
-        return self.folder / f"round-{server_round}.safetensors"
-
-    def _rounds(self) -> list[int]:
-        """The rounds of which there is a checkpoint, newest first."""
-        names = [path.stem.removeprefix("round-") for path in self.folder.glob("round-*.safetensors")]
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+def _files_by_round(folder: Path) -> dict[int, Path]:
+    """The files in a folder that are named after a round, newest first."""
+    paths = {path.stem.removeprefix("round-"): path for path in folder.glob("round-*.safetensors")}
+    numbered = {int(name): path for name, path in paths.items() if name.isdecimal()}
+    return dict(sorted(numbered.items(), reverse=True))

@@ -1,53 +1,42 @@
-"""Files that appear whole or not at all, and state dicts in them, as safetensors with a checksum."""
+"""Files that appear whole or not at all, even if this process or this machine stops: JSON, and safetensors files.
+
+A function that cannot read or write a file raises OSError, which names the path.
+"""
 
 import json
 import os
 import tempfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
-from platformdirs import user_state_dir
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from fedbabu.errors import ConfigError
 
-CHECKSUM = "checksum"  # of a safetensors file's metadata
+CHECKSUM_KEY = "checksum"  # in the metadata of a safetensors file
 
 
 class DamagedError(ValueError):
-    """A file that is not as it was written; says which."""
+    """A file does not have the content that was written; the message names the file."""
 
 
-def state_dir() -> Path:
-    """Where a node keeps what its clients keep in a real federation: FEDBABU_STATE, or the user's state folder."""
-    return Path(os.environ.get("FEDBABU_STATE") or user_state_dir("fedbabu"))
-
-
-def check_writable(path: Path, what: str) -> None:
-    """Make sure that files can be created in a folder, creating it if need be.
-
-    Raises:
-        ConfigError: if not; it begins with `what` the folder is.
-    """
+def check_writable(folder: Path, description: str) -> None:
+    """Create a folder if it does not exist; a ConfigError with its description is raised if files cannot be created."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ConfigError(f"{what} cannot be written ({path}: {error.strerror}): give a folder that can.") from error
+        raise ConfigError(f"{description} cannot be written ({folder}: {error.strerror}): give another one.") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all, whatever becomes of this process or this machine.
-
-    Raises:
-        OSError: if it cannot be written; it names the path, and what was there before is still there.
-    """
+    """Write a file so that it appears whole or not at all. If that fails, the previous content is still there."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:
@@ -61,92 +50,53 @@ def write_whole(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what `write_whole` left in a folder, or below it, when its process was killed."""
+def remove_unfinished_files(folder: Path) -> None:
+    """Remove the temporary files that `write_whole` left in a folder, or below it, when its process was killed."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def save_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state dict, and text beside it, with a checksum over both.
+def json_lines(objects: Iterable[Mapping[str, Any]]) -> bytes:
+    """JSON objects as the lines of a file."""
+    return "".join(json.dumps(each) + "\n" for each in objects).encode()
 
-    Raises:
-        OSError: if the file cannot be written.
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in the lines of a file, except for a last line without an end."""
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def save_state(path: Path, state: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
+    """Write a state dict and JSON values by name to a safetensors file, with a checksum of both."""
+    tensors = {name: value.contiguous() for name, value in state.items()}
+    texts = {name: json.dumps(value) for name, value in (values or {}).items()}
+    write_whole(path, save(tensors, texts | {CHECKSUM_KEY: _checksum(tensors, texts)}))
+
+
+def load_state(path: Path, *, checksum_required: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the state dict in a safetensors file onto the CPU, and the JSON values by name.
+
+    A DamagedError is raised if its checksum is wrong, or if it has none, as in files of other programs, but must have.
     """
-    tensors, texts = {name: value.contiguous() for name, value in state.items()}, dict(metadata or {})
-    write_whole(path, save(tensors, texts | {CHECKSUM: _checksum(tensors, texts)}))
-
-
-def load_state(path: Path, *, ours: bool = False) -> dict[str, Tensor]:
-    """Read a state dict onto the CPU.
-
-    Args:
-        path: of the file.
-        ours: whether it must have the checksum that `save_state` writes; a file from elsewhere may have none.
-
-    Raises:
-        OSError: if the file cannot be read.
-        DamagedError: if it is no safetensors file, or not what `save_state` wrote.
-    """
-    return load_state_and_metadata(path, ours=ours)[0]
-
-
-def load_state_and_metadata(path: Path, *, ours: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a state dict onto the CPU, and the text that was written with it. Raises what `load_state` raises."""
     try:
         with safe_open(path, "pt") as file:
             texts = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  the file is not a dict
     except SafetensorError as error:
         raise DamagedError(f"{path} is damaged: {error}") from error
-    expected = texts.pop(CHECKSUM, None)
-    if (ours or expected is not None) and expected != _checksum(tensors, texts):
-        raise DamagedError(f"{path} is damaged: its checksum is not that of its content")
-    return tensors, texts
+    expected = texts.pop(CHECKSUM_KEY, None)
+    if expected is None and not checksum_required:
+        return tensors, {}
+    if expected != _checksum(tensors, texts):
+        raise DamagedError(f"{path} is damaged: its content does not have its checksum")
+    return tensors, {name: json.loads(text) for name, text in texts.items()}
 
 
 def _checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
-    """The CRC-32 of tensors by name, with their types and shapes, and of texts."""
+    """CRC-32 of named tensors, with their dtypes and shapes, and of texts, as eight hexadecimal digits."""
     form = {name: [str(value.dtype), list(value.shape)] for name, value in tensors.items()}
     checksum = zlib.crc32(json.dumps([form, dict(texts)], sort_keys=True).encode())
     for name in sorted(tensors):
         checksum = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, checksum)
     return f"{checksum:08x}"
-
-
-class ClientStore:
-    """What the clients of one run keep: a file for each client and round in a folder, which no process holds in memory.
-
-    The server says which round's file a client starts from, so that a resumed run finds what it had. Where the file is
-    does not depend on which node trains the client.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def load(self, client: int, server_round: int) -> dict[str, Tensor]:
-        """What a client kept in a round, as a state dict on the CPU; empty for round 0, before its first.
-
-        Raises:
-            OSError: if the file is not there or cannot be read.
-            DamagedError: if it is damaged.
-        """
-        return load_state(self.path(client, server_round), ours=True) if server_round else {}
-
-    def save(self, client: int, server_round: int, state: Mapping[str, Tensor], needed: Collection[int]) -> None:
-        """Keep a state dict, and forget what the client kept in earlier rounds that are not needed any more.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        path = self.path(client, server_round)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_state(path, state)
-        for other in path.parent.glob("round-*.safetensors"):
-            number = int(other.stem.removeprefix("round-"))
-            if number < server_round and number not in needed:  # later ones, if this node has been slow, are in use
-                other.unlink(missing_ok=True)
-
-    def path(self, client: int, server_round: int) -> Path:
-        """The file of a client and a round."""
-        return self.folder / str(client) / f"round-{server_round}.safetensors"

@@ -1,23 +1,24 @@
-"""The run folder: what a run writes, when, and how it is read back.
+"""The run folder: the files that a run writes, when it writes them, and how they are read.
 
-config.json        the resolved configuration, what the data are, and the package versions; at the start
-rounds.jsonl       one line per round, appended as it happens
-checkpoints/       the newest two checkpoints, from which the run can be resumed
-clients/           what each client keeps, as safetensors, if the algorithm keeps anything
-clients.jsonl      one line per client of the final evaluation
-model.safetensors  the global model after the last round; written before the final evaluation
-summary.json       mean ± std over clients, beside the paper's
-plots/             the figures as PNG and SVG
+config.json           the run configuration, the data, the SuperNodes and the package versions; at the start
+rounds.jsonl          one line per round, appended when the round is over
+checkpoints/          the newest two checkpoints, from which the run can be resumed
+clients/              the client states, as safetensors, if the algorithm keeps a part of the model on the clients
+clients.jsonl         one line per client of the final evaluation
+model.safetensors     the global model after the last round; written before the final evaluation
+similarity.json       the similarity of the clients' layers, with the diagnostic "similarity"
+features.safetensors  the body's features of some images, with the diagnostic "features"
+summary.json          mean ± std over clients, and the paper's numbers; at the end
+plots/                the figures as PNG and SVG
 """
 
-import errno
 import json
 import os
 import platform
 import secrets
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from datetime import datetime
 from functools import cached_property
@@ -27,394 +28,257 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import RunConfig, default_run_config
+from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import Federation
-from fedbabu.reproduction.paper import PROTOCOL, find_cells
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
-from fedbabu.runs.files import load_state, load_state_and_metadata, remove_unfinished, save_state, write_whole
-from fedbabu.runs.settings import agree, relevant
+from fedbabu.runs.files import json_lines, load_state, read_json_lines, save_state, write_whole
+from fedbabu.runs.records import RoundRecord, client_record
+from fedbabu.runs.settings import comparable
 from fedbabu.training.evaluation import ClientResult
 
-PACKAGES = ("fedbabu", "flwr", "flwr-datasets", "torch", "numpy")
 MODEL_FILE = "model.safetensors"
-# Without which a run configuration is none: they are as old as the app, and have no value that goes without saying.
-OLDEST_KEYS = (
-    "algorithm", "model-name", "dataset", "num-clients", "shards-per-client", "fraction-train", "num-server-rounds",
-    "num-local-epochs", "num-finetune-epochs", "seed",
-)  # fmt: skip
-APART = ("algorithm", "initial-model")  # in which runs that are compared may differ
-
-Record = dict[str, Any]
 
 
 class RunFolder:
-    """A run on disk. Every file but rounds.jsonl appears whole or not at all."""
+    """A run on disk. Every file except rounds.jsonl appears whole or not at all."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._summary: Record = {}  # before it is written
 
     @classmethod
     def create(cls, config: RunConfig, federation: Federation, start: Checkpoint) -> "RunFolder":
-        """Make the folder of a new run, named by time, algorithm and dataset, with its configuration and its start.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        parent = results_path(config)
+        """Make the folder of a new run, named after time, algorithm and data, with its first checkpoint in it."""
+        parent = results_folder(config)
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.algorithm}-{Path(federation.dataset).name}"
         for number in count(1):
-            path = parent / (name if number == 1 else f"{name}-{number}")
-            try:
-                path.mkdir(parents=True)
+            run = cls(parent / (name if number == 1 else f"{name}-{number}"))
+            with suppress(FileExistsError):  # another run started in the same second
+                run.path.mkdir(parents=True)
                 break
-            except FileExistsError:  # another run in the same second
-                continue
-        run = cls(path)
-        data = {
-            "name": federation.dataset,
-            "image-shape": list(federation.image_shape),
-            "num-classes": federation.num_classes,
-            "num-train-examples": sum(client.num_train for client in federation.clients.values()),
-        }
-        nodes = {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)}
-        Checkpoints(path).save(start)
-        run._write_json(  # last, since it makes the folder a run
-            "config.json",
-            {
-                "run-id": secrets.token_hex(8),
-                "run-config": config.to_flower(),
-                "dataset": data,
-                "clients-checksum": _checksum(federation),
-                "federation": nodes,
-                "versions": _versions(),
+        Checkpoints(run.path).save(start)
+        recorded = {
+            "run-id": secrets.token_hex(8),
+            "run-config": config.to_flower(),
+            "dataset": {
+                "name": federation.dataset,
+                "image-shape": list(federation.image_shape),
+                "num-classes": federation.num_classes,
+                "num-train-examples": sum(federation.num_train.values()),
             },
-        )
-        return run
-
-    @classmethod
-    def resumable(cls, resume: str) -> "RunFolder":
-        """The folder of a run that was begun and is not finished.
-
-        Raises:
-            ConfigError: if there is no such run there.
-        """
-        run = cls(os.path.abspath(Path(resume).expanduser()))
-        given = f"resume = '{resume}'"
-        try:
-            recorded = run._recorded
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{given} must be the folder of a run, but {run.path} is not ({error}).") from error
-        if run.finished:
-            raise ConfigError(f"{given} is a finished run ({run.path / 'summary.json'}): there is nothing to resume.")
-        needed = {"run-id", "run-config", "clients-checksum", "versions", "federation"}
-        if not isinstance(recorded, dict) or not needed <= recorded.keys() or not isinstance(run.config, dict):
-            raise ConfigError(f"{given} is a run of another version of this app, or of none: start it again.")
+            "clients-checksum": clients_checksum(federation),
+            "federation": {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)},
+            "versions": software_versions(),
+        }
+        run._write_json("config.json", recorded)  # last, because a folder with this file counts as a run
         return run
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep this run to one process, until it ends.
-
-        Raises:
-            ConfigError: if another one has it.
-        """
+        """Keep other processes from running this run; a ConfigError is raised if another process is running it."""
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
         except Timeout as error:
-            raise ConfigError(
-                f"The run in {self.path} is going on in another process: wait for it, or stop it."
-            ) from error
+            raise ConfigError(f"Another process is running the run in {self.path}: wait until it ends.") from error
 
     @property
-    def going_on(self) -> bool:
-        """Whether a process has this run."""
+    def is_running(self) -> bool:
+        """Whether a process is running this run now."""
         try:
             with self.locked():
                 return False
         except ConfigError:
             return True
 
-    def check_federation(self, federation: Federation) -> None:
-        """Make sure that a resumed run finds the clients that it began with; say if the software is another.
-
-        Raises:
-            ConfigError: if there are others, or they hold other examples.
-        """
-        recorded = self._recorded
-        then = recorded["versions"] | {"devices": ", ".join(recorded["federation"]["devices"])}
-        now = _versions() | {"devices": ", ".join(federation.devices)}
-        if other := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
-            print(f"Not all is as when the run began, so the last digits may differ: {'; '.join(other)}.", flush=True)
-        if recorded["clients-checksum"] != _checksum(federation):
-            raise ConfigError(
-                f"The clients of the run in {self.path} held other examples than these clients do: give it the same "
-                f"data ('{self.config['dataset']}'), or start a new run."
-            )
-
-    def rewind(self, history: Sequence[Record]) -> None:
-        """Forget all that came after a checkpoint, and what a killed process left unfinished."""
-        remove_unfinished(self.path)
-        self._write("rounds.jsonl", _lines(history))
-
-    def append_round(self, record: Mapping[str, Any]) -> None:
-        """Append a round's record to rounds.jsonl.
-
-        Raises:
-            OSError: if it cannot be written; then the file is as before.
-        """
-        path = self.path / "rounds.jsonl"
-        with path.open("ab", buffering=0) as file:
-            before = file.tell()
-            try:
-                if file.write(line := _lines([record])) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                file.truncate(before)
-                raise OSError(error.errno, error.strerror, str(path)) from error
-
-    def write_clients(self, results: Mapping[int, ClientResult], federation: Federation) -> None:
-        """Write clients.jsonl: a line per client, with what it holds and what it measured."""
-        lines = [
-            {
-                "client": client,
-                "num-train-examples": federation.clients[client].num_train,
-                "num-test-examples": federation.clients[client].num_test,
-                "classes": list(federation.clients[client].classes),
-                "accuracy": result.accuracy,
-                "loss": result.loss,
-                "without-head-accuracy": result.without_head_accuracy,
-            }
-            | {
-                f"{kind}-accuracy": [None if np.isnan(value) else value for value in values]
-                for kind, values in (("id", result.id_accuracy), ("ood", result.ood_accuracy))
-                if values
-            }
-            for client, result in results.items()
-        ]
-        self._write("clients.jsonl", _lines(lines))
-
-    def write_model(self, state: Mapping[str, Tensor]) -> None:
-        """Write the final global model's state dict as safetensors."""
-        save_state(self.path / MODEL_FILE, state)
-
-    def write_similarity(self, similarity: Mapping[str, Sequence[float]]) -> None:
-        """Write similarity.json: of each layer, the clients' mean cosine similarity after 0, 1, … epochs."""
-        self._write_json("similarity.json", similarity)
-
-    def write_features(self, features: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> None:
-        """Write features.safetensors: what `recording.body_features` found."""
-        texts = {kind: json.dumps(of_kind) for kind, of_kind in names.items()}
-        save_state(self.path / "features.safetensors", features, texts)
-
-    def summarize(self, missing: Mapping[int, str]) -> None:
-        """Sum up the clients' and rounds' records, and which clients are missing, and why; not written yet."""
-        paper = {
-            metric: {"mean": cell.mean, "std": cell.std, "table": cell.table}
-            for metric, cell in find_cells(self.config, self.dataset).items()
-        }
-        accuracy = {
-            metric: {
-                "mean": float(np.nanmean(values)),
-                "std": float(np.nanstd(values)),
-                "num-clients": int(np.isfinite(values).sum()),
-            }
-            for metric, values in self.accuracies().items()
-        }
-        totals = {
-            key: sum(record[key] for record in self.rounds)
-            for key in ("seconds", "train-seconds", "evaluate-seconds", "bytes-sent", "bytes-received")
-        }
-        totals["failed"] = sum(len(record["failed"]) for record in self.rounds)
-        totals["repeated-rounds"] = sum(record["attempts"] > 1 for record in self.rounds)
-        clients = {"num-clients": len(self.clients), "missing": missing}
-        self._summary = {**clients, "accuracy": accuracy, "paper": paper, **totals}
-
-    def write_summary(self) -> None:
-        """Write summary.json, which makes the run a finished one."""
-        self._write_json("summary.json", self.summary)
-
-    def accuracies(self, finetune_epochs: int | None = None) -> dict[str, np.ndarray]:
-        """The accuracy of every client in percent, float64 [clients], by metric.
-
-        Personalized is after so many epochs of fine-tuning, or after all.
-
-        "initial" is there only if all clients start from one global model; "id-initial" and the like, in- and
-        out-of-distribution accuracy before and after fine-tuning, only if they were asked for. NaN is a client
-        without such test images.
-        """
-        rows, keeps = self.clients, ALGORITHMS[self.config["algorithm"]].keeps
-        last = -1 if finetune_epochs is None else finetune_epochs
-
-        def column(key: str, epoch: int) -> np.ndarray:
-            return np.array([row[key][epoch] for row in rows], dtype=float)
-
-        accuracies = {} if keeps else {"initial": column("accuracy", 0)}
-        accuracies["without-head"] = np.array([row["without-head-accuracy"] for row in rows])
-        accuracies["personalized"] = column("accuracy", last)
-        for kind in ("id", "ood"):
-            if f"{kind}-accuracy" in rows[0]:
-                if not keeps:
-                    accuracies[f"{kind}-initial"] = column(f"{kind}-accuracy", 0)
-                accuracies[f"{kind}-personalized"] = column(f"{kind}-accuracy", last)
-        return {metric: values for metric, values in accuracies.items() if not np.isnan(values).all()}
-
-    @property
-    def run_id(self) -> str:
-        """What tells this run from others of the same name."""
-        return self._recorded["run-id"]
-
-    @property
-    def complete_config(self) -> Record:
-        """The run config with what keys that are newer than the run meant for it.
-
-        Raises:
-            ConfigError: if that is no run configuration.
-            OSError, ValueError, KeyError, TypeError: if config.json is not as this app writes it.
-        """
-        recorded = {key: self.config[key] for key in OLDEST_KEYS} | self.config
-        return RunConfig.from_flower(default_run_config() | PROTOCOL | recorded).to_flower()
-
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return (self.path / "summary.json").exists()
 
-    @property
-    def covered(self) -> str:
-        """Of how many clients the final evaluation is: "100 clients", or "97 of 100 clients"."""
-        summary = self.summary
-        return clients_covered(summary["num-clients"], summary["num-clients"] + len(summary.get("missing", {})))
-
-    @property
-    def config(self) -> Record:
-        """The run config under Flower's key names."""
-        return self._recorded["run-config"]
-
-    @property
-    def dataset(self) -> Record:
-        """Name, image shape, number of classes and of training examples of the data."""
-        return self._recorded["dataset"]
-
-    @property
-    def num_supernodes(self) -> int:
-        """How many SuperNodes the run began with."""
-        return self._recorded["federation"]["num-supernodes"]
-
-    @property
-    def summary(self) -> Record:
-        """Mean, std and number of clients of every metric, the paper's cells, and totals of time and bytes."""
-        return self._summary or self._read_json("summary.json")
-
     @cached_property
-    def similarity(self) -> Record:
-        """The clients' mean cosine similarity by layer, after 0, 1, … epochs of fine-tuning, if it was recorded."""
-        return self._read_json("similarity.json")
-
-    def features(self) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-        """What `recording.body_features` found, if it was recorded."""
-        features, texts = load_state_and_metadata(self.path / "features.safetensors")
-        return features, {kind: json.loads(text) for kind, text in texts.items()}
-
-    @property
-    def rounds(self) -> list[Record]:
-        """The records of all rounds so far, in order."""
-        begun = (self.path / "rounds.jsonl").exists()  # soon after config.json
-        return self._read_lines("rounds.jsonl") if begun else []
-
-    @property
-    def clients(self) -> list[Record]:
-        """The records of all clients in the final evaluation, by client id."""
-        return self._read_lines("clients.jsonl")
-
-    def model(self) -> dict[str, Tensor]:
-        """The final global model's state dict."""
-        return load_state(self.path / MODEL_FILE)
-
-    @cached_property
-    def _recorded(self) -> Record:
+    def recorded(self) -> dict[str, Any]:
+        """The content of config.json."""
         return self._read_json("config.json")
 
-    def _read_json(self, name: str) -> Record:
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run configuration under Flower's key names, as it was recorded."""
+        return self.recorded["run-config"]
+
+    @cached_property
+    def run_config(self) -> RunConfig:
+        """The checked run configuration; a ConfigError is raised if this version of the app does not accept it."""
+        return RunConfig.from_recorded(self.config)
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """Name, image shape, number of classes and number of training examples of the data."""
+        return self.recorded["dataset"]
+
+    @property
+    def rounds(self) -> list[RoundRecord]:
+        """The records of all rounds that are over, in order."""
+        path = self.path / "rounds.jsonl"  # does not exist yet when the folder has just been made
+        return [RoundRecord.from_json(record) for record in read_json_lines(path)] if path.exists() else []
+
+    def append_round(self, record: RoundRecord) -> None:
+        """Append the record of a round to rounds.jsonl; if the disk is full, an incomplete line may remain there."""
+        path = self.path / "rounds.jsonl"
+        try:
+            with path.open("ab") as file:
+                file.write(json_lines([record.to_json()]))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+    def write_rounds(self, records: Sequence[RoundRecord]) -> None:
+        """Write rounds.jsonl anew."""
+        write_whole(self.path / "rounds.jsonl", json_lines(record.to_json() for record in records))
+
+    @property
+    def clients(self) -> list[dict[str, Any]]:
+        """The records of all clients in the final evaluation, by client id; see `records.client_record`."""
+        return read_json_lines(self.path / "clients.jsonl")
+
+    def write_clients(self, results: Mapping[int, ClientResult], federation: Federation) -> None:
+        """Write clients.jsonl: what each client holds, and what it measured in the final evaluation."""
+        records = (client_record(client, federation.clients[client], result) for client, result in results.items())
+        write_whole(self.path / "clients.jsonl", json_lines(records))
+
+    def model(self) -> dict[str, Tensor]:
+        """The state dict of the final global model."""
+        return load_state(self.path / MODEL_FILE)[0]
+
+    def write_model(self, state: Mapping[str, Tensor]) -> None:
+        """Write the state dict of the final global model as safetensors."""
+        save_state(self.path / MODEL_FILE, state)
+
+    @cached_property
+    def similarity(self) -> dict[str, list[float]]:
+        """For each layer, the mean cosine similarity between clients after 0, 1, … epochs of fine-tuning."""
+        return self._read_json("similarity.json")
+
+    def write_similarity(self, similarity: Mapping[str, Sequence[float]]) -> None:
+        """Write similarity.json, which `similarity` reads."""
+        self._write_json("similarity.json", similarity)
+
+    def features(self) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """The body's features, and the names of the classes, as `training.diagnostics.body_features` returns them."""
+        return load_state(self.path / "features.safetensors")
+
+    def write_features(self, features: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> None:
+        """Write features.safetensors, which `features` reads."""
+        save_state(self.path / "features.safetensors", features, names)
+
+    def accuracies(self, finetune_epochs: int | None = None) -> dict[str, npt.NDArray[np.float64]]:
+        """Accuracy of every client in percent, float64 [clients], for each metric of `records.METRIC_TITLES`.
+
+        Metrics that the run does not have are left out; NaN is a client without such test images. The personalized
+        accuracy is taken after this number of epochs of fine-tuning, by default after all.
+        """
+        clients, accuracies = self.clients, {}
+        for prefix in ("", "id-", "ood-"):
+            if f"{prefix}accuracy" in clients[0]:
+                after_epochs = np.array([client[f"{prefix}accuracy"] for client in clients], dtype=float)
+                if not ALGORITHMS[self.config["algorithm"]].keeps:  # all clients start from one global model
+                    accuracies[f"{prefix}initial"] = after_epochs[:, 0]
+                if not prefix:
+                    accuracies["without-head"] = np.array([client["without-head-accuracy"] for client in clients])
+                last = -1 if finetune_epochs is None else finetune_epochs
+                accuracies[f"{prefix}personalized"] = after_epochs[:, last]
+        return {metric: values for metric, values in accuracies.items() if not np.isnan(values).all()}
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Accuracies over clients, the paper's numbers, and totals of time and bytes; see `summarize`."""
+        return self._read_json("summary.json")
+
+    def summarize(self, missing: Mapping[int, str], paper: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make the summary from the records of the clients and of the rounds, without writing summary.json yet.
+
+        It gets the reason for each client that could not be evaluated, and the paper's mean, std and table by metric.
+        """
+        rounds = self.rounds
+        totals = ("seconds", "train_seconds", "evaluate_seconds", "bytes_sent", "bytes_received")
+        self.summary = {
+            "num-clients": len(self.clients),
+            "missing": missing,
+            "accuracy": {
+                metric: {
+                    "mean": float(np.nanmean(values)),
+                    "std": float(np.nanstd(values)),
+                    "num-clients": int(np.isfinite(values).sum()),
+                }
+                for metric, values in self.accuracies().items()
+            },
+            "paper": paper,
+            **{name.replace("_", "-"): sum(getattr(record, name) for record in rounds) for name in totals},
+            "failed": sum(len(record.failed) for record in rounds),
+            "repeated-rounds": sum(record.attempts > 1 for record in rounds),
+        }
+
+    def write_summary(self) -> None:
+        """Write summary.json. From then on the run counts as finished."""
+        self._write_json("summary.json", self.summary)
+
+    @property
+    def clients_covered(self) -> str:
+        """How many clients the final evaluation covers, in words."""
+        num_clients, num_missing = self.summary["num-clients"], len(self.summary["missing"])
+        return clients_in_words(num_clients, num_clients + num_missing)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
-    def _read_lines(self, name: str) -> list[Record]:
-        text = (self.path / name).read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a running run may be writing the last line
-        return [json.loads(line) for line in whole.splitlines()]
-
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        self._write(name, json.dumps(content, indent=2).encode())
-
-    def _write(self, name: str, content: bytes) -> None:
-        write_whole(self.path / name, content)
+        write_whole(self.path / name, json.dumps(content, indent=2).encode())
 
 
-def finished_runs(results_dir: str | Path) -> list[RunFolder]:
-    """The finished runs of a results folder, oldest first (by name, which starts with the time)."""
-    return [run for run in all_runs(results_dir) if run.finished]
+def results_folder(config: RunConfig) -> Path:
+    """The absolute path of the folder of run folders."""
+    return Path(os.path.abspath(Path(config.results_dir).expanduser()))
 
 
 def all_runs(results_dir: str | Path) -> list[RunFolder]:
-    """The runs of a results folder that were begun, oldest first."""
+    """All runs in a folder of run folders, oldest first, since their names start with the time."""
     return [RunFolder(path.parent) for path in sorted(Path(results_dir).glob("*/config.json"))]
 
 
-def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """The runs to compare: the newest of each algorithm in the setting of the newest of all, by algorithm name.
+def finished_runs(results_dir: str | Path) -> list[RunFolder]:
+    """The finished runs in a folder of run folders, oldest first."""
+    return [run for run in all_runs(results_dir) if run.finished]
 
-    Runs of one setting may differ in algorithm, seed, where they started from, and where the data came from or the
-    results went.
-    """
-    newest: dict[str, RunFolder] = {}
-    for run in reversed(runs):
-        if _same_setting(run, runs[-1]):
-            newest.setdefault(run.config["algorithm"], run)
+
+def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """Of runs, oldest first, those that can be compared with the last, the newest of each algorithm; sorted by name."""
+    alike = [run for run in runs if run.dataset == runs[-1].dataset and comparable(run.config, runs[-1].config)]
+    newest = {run.config["algorithm"]: run for run in alike}
     return [newest[algorithm] for algorithm in sorted(newest)]
 
 
-def _same_setting(run: RunFolder, other: RunFolder) -> bool:
-    """Whether two runs may be compared. A key that one of them does not know, being older, has its default value."""
-    one, two = (
-        {k: v for k, v in relevant(default_run_config() | r.config).items() if k not in APART} for r in (run, other)
-    )
-    return run.dataset == other.dataset and agree(one, two)
+def clients_in_words(number: int, total: int) -> str:
+    """A number of clients, and the total if these are not all: "97 of 100 clients"."""
+    return f"{number} clients" if number == total else f"{number} of {total} clients"
 
 
-def clients_covered(num: int, of: int) -> str:
-    """How many there are, and of how many if these are not all: "97 of 100 clients"."""
-    return f"{num} clients" if num == of else f"{num} of {of} clients"
-
-
-def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
-    """Records as JSON lines."""
-    return "".join(json.dumps(record) + "\n" for record in records).encode()
-
-
-def _checksum(federation: Federation) -> str:
-    """The CRC-32 of what the images are like and what every client holds, as far as the server knows."""
+def clients_checksum(federation: Federation) -> str:
+    """CRC-32 of the shape of the images, the number of classes, and what the server knows of each client's data."""
     clients = [[client, *astuple(info)] for client, info in sorted(federation.clients.items())]
     form = [federation.image_shape, federation.num_classes, clients]
     return f"{zlib.crc32(json.dumps(form).encode()):08x}"
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # this package itself, where Flower brings it
-        return "not installed"
-
-
-def results_path(config: RunConfig) -> Path:
-    """The absolute path of the folder of run folders."""
-    return Path(os.path.abspath(Path(config.results_dir).expanduser()))
+def software_versions() -> dict[str, str]:
+    """The versions of Python and of the packages that results may depend on."""
+    versions = {"python": platform.python_version()}
+    for package in ("fedbabu", "flwr", "flwr-datasets", "torch", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # this package itself, where Flower brings it
+            versions[package] = "not installed"
+    return versions

@@ -1,76 +1,49 @@
-"""The global model before the first round: a random initialization, or where another run ended."""
+"""The global model before the first round: a random initialization, or the model of a finished run."""
 
-from collections.abc import Mapping
 from json import JSONDecodeError
 from pathlib import Path
 
-from torch import Tensor
-
-from fedbabu.config import RunConfig, default_run_config
-from fedbabu.data.partitions import PARTITIONS
+from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import Federation
 from fedbabu.models import SplitNetwork, build_model
 from fedbabu.runs.files import DamagedError, load_state
 from fedbabu.runs.folder import MODEL_FILE, RunFolder
-
-# What an algorithm that continues a run must have in common with it.
-CONTINUED = (
-    "algorithm", "model-name", "partition", "num-clients", "fraction-train", "num-server-rounds", "num-local-epochs",
-    "learning-rate", "momentum", "batch-size", "precision", "seed",
-)  # fmt: skip
+from fedbabu.runs.settings import different_training_key
+from fedbabu.training.aggregation import State
 
 
-def open_initial_model(
-    config: RunConfig, federation: Federation, checkpoint: Mapping[str, Tensor] | None = None
-) -> SplitNetwork:
-    """The network that training starts from, or that of a checkpoint's state dict, where it goes on.
+def open_initial_model(config: RunConfig, federation: Federation, checkpoint: State | None = None) -> SplitNetwork:
+    """The network with which training starts, or continues if the state dict of a checkpoint is given.
 
-    Raises:
-        ConfigError: if it has fewer blocks than shall be trained, or if `initial-model` is no state dict of
-            this network, or is a run of another setting given to an algorithm that continues runs.
+    A ConfigError is raised if the body has fewer blocks than `trained-blocks`, or if `initial-model` is not a state
+    dict of this network or, for an algorithm that starts from a finished run, a run that was trained differently.
     """
-    shape, num_classes = federation.image_shape, federation.num_classes
-    model = build_model(config.model_name, shape, num_classes, config.seed, config.head_init)
+    image_shape, num_classes = federation.image_shape, federation.num_classes
+    model = build_model(config.model_name, image_shape, num_classes, config.seed, config.head_init)
     if config.trained_blocks > len(model.blocks):
-        raise ConfigError(
-            f"trained-blocks = {config.trained_blocks} is more than the body of {config.model_name} has: it must be "
-            f"from 1 to {len(model.blocks)}, or 0 for all."
-        )
+        raise ConfigError(f"trained-blocks = {config.trained_blocks} must be from 0, for all, to {len(model.blocks)}.")
     if checkpoint:
         model.load_state_dict(checkpoint)
-    elif config.initial_model:
-        model.load_state_dict(_finished_state(model, config))
-    return model
-
-
-def _finished_state(model: SplitNetwork, config: RunConfig) -> dict[str, Tensor]:
-    """The state dict that the run config names."""
-    path = Path(config.initial_model).expanduser().absolute()
-    given = f"initial-model = '{config.initial_model}'"
+    if checkpoint or not config.initial_model:
+        return model
+    path, given = Path(config.initial_model).expanduser().absolute(), f"initial-model = '{config.initial_model}'"
     try:
-        if path.is_dir() and config.row.continues:
-            _check_continued(RunFolder(path), config, given)
-        state = load_state(path / MODEL_FILE if path.is_dir() else path)
+        if path.is_dir() and config.algorithm_spec.starts_from:
+            start_run = RunFolder(path).run_config.to_flower()
+            wanted = config.to_flower() | {"algorithm": config.algorithm_spec.starts_from}
+            if key := different_training_key(start_run, wanted):
+                raise ConfigError(
+                    f"{given} is a run with {key} = {start_run[key]!r}, but '{config.algorithm}' starts from a run "
+                    f"with {wanted[key]!r}: give such a run, or its model.safetensors to start from it all the same."
+                )
+        state, _ = load_state(path / MODEL_FILE if path.is_dir() else path, checksum_required=False)
     except (OSError, JSONDecodeError, DamagedError) as error:
-        raise ConfigError(
-            f"{given} cannot be read ({error}): it must be the folder of a finished run or a safetensors file."
-        ) from error
-    shapes, needed = ({name: tuple(v.shape) for name, v in s.items()} for s in (state, model.state_dict()))
-    for name in sorted(shapes.keys() | needed.keys()):
-        its, ours = (sizes.get(name, "missing") for sizes in (shapes, needed))
-        if its != ours:
-            raise ConfigError(f"{given} is of another network: its {name} is {its}, this run's is {ours}.")
-    return state
-
-
-def _check_continued(run: RunFolder, config: RunConfig, given: str) -> None:
-    """Refuse to continue a run of another algorithm or setting, which would no longer be one experiment."""
-    ours = config.to_flower() | {"algorithm": config.row.continues}
-    for key in CONTINUED + PARTITIONS[config.partition].keys:
-        theirs = run.config.get(key, default_run_config()[key])  # an older run does not know every key
-        if theirs != ours[key]:
-            raise ConfigError(
-                f"{given} is a run with {key} = {theirs!r}, but '{config.algorithm}' continues one with "
-                f"{ours[key]!r}: give such a run, or its model.safetensors to continue it all the same."
-            )
+        raise ConfigError(f"{given} cannot be read as the folder of a finished run or a model: {error}.") from error
+    shapes, expected = ({name: tuple(v.shape) for name, v in s.items()} for s in (state, model.state_dict()))
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            found, needed = (each.get(name, "missing") for each in (shapes, expected))
+            raise ConfigError(f"{given} is a model of another network: its {name} is {found}, but must be {needed}.")
+    model.load_state_dict(state)
+    return model

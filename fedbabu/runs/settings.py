@@ -1,80 +1,99 @@
-"""When two run configurations are of one setting: what a run's numbers depend on, in one spelling."""
+"""When two runs have the same setting, by their run configurations under Flower's key names."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from fedbabu.algorithms import ALGORITHMS, Part, Phase
-from fedbabu.config import CONDUCT_KEYS
+from fedbabu.config import RUNTIME_KEYS
+from fedbabu.config.defaults import RETIRED_KEYS
 from fedbabu.data.partitions import PARTITIONS
 
-# How a run goes about its work: its numbers do not depend on these.
-CONDUCT = {"results-dir", "resume", "evaluate-every", "record", *CONDUCT_KEYS}
+# Keys that a setting does not have: those of the data, which config.json describes, and those without influence.
+KEYS_BESIDE_THE_SETTING = {"dataset", "image-column", "label-column", "seed", *RUNTIME_KEYS, *RETIRED_KEYS}
+KEYS_BESIDE_THE_SETTING |= {"results-dir", "resume", "evaluate-every", "record"}
 
-# Where the data came from: what they are is in config.json.
-SOURCE = {"dataset", "image-column", "label-column"}
+# Keys in which runs may differ that are shown beside each other.
+COMPARED_KEYS = ("algorithm", "initial-model")
+
+# Keys in which a run that starts from a finished run must agree with it. How that was evaluated does not matter, nor
+# how its head was initialized, which a run with an initial model cannot say.
+TRAINING_KEYS = (
+    "algorithm", "model-name", "partition", "num-clients", "fraction-train", "num-server-rounds", "num-local-epochs",
+    "learning-rate", "momentum", "batch-size", "precision", "seed",
+)  # fmt: skip
 
 
-def relevant(run_config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the numbers of this algorithm with this partition depend on, as given, but for data and seed."""
-    algorithm, partition = ALGORITHMS[run_config["algorithm"]], PARTITIONS[run_config.get("partition", "shards")]
-    of_some = {key for row in ALGORITHMS.values() for key in row.keys}
-    of_some |= {key for row in PARTITIONS.values() for key in row.keys}
-    unread = of_some.difference(algorithm.keys, partition.keys) | CONDUCT | SOURCE | {"seed"}
+def partition_keys(scheme: str) -> tuple[str, ...]:
+    """The run-config keys that only this partition scheme reads."""
+    return tuple(option.replace("_", "-") for option in PARTITIONS[scheme].options)
+
+
+def keys_read(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys and values that can change the numbers of this algorithm with this partition, without data and seed."""
+    algorithm, scheme = ALGORITHMS[run_config["algorithm"]], run_config["partition"]
+    special_keys = {key for each in ALGORITHMS.values() for key in each.coefficients}
+    special_keys |= {key for name in PARTITIONS for key in partition_keys(name)}
+    unread = special_keys.difference(algorithm.coefficients, partition_keys(scheme)) | KEYS_BESIDE_THE_SETTING
     return {key: value for key, value in run_config.items() if key not in unread}
 
 
-def setting(run_config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the numbers of a run depend on, but for its data and its seed; equal for runs that should agree.
-
-    Args:
-        run_config: a whole one, under Flower's key names.
-    """
+def setting_of(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting of a run: equal for two runs if and only if they differ in nothing but the data and the seed."""
     algorithm = ALGORITHMS[run_config["algorithm"]]
-    result = relevant(run_config)
-    if result.get("server-data-fraction"):
-        result["server-part"] = result["server-part"] or (algorithm.shares.name or "").lower()
+    setting = keys_read(run_config)
+    if setting.get("server-data-fraction"):
+        setting["server-part"] = setting["server-part"] or (algorithm.shares.name or "").lower()
     else:
-        result.pop("server-part", None)
-    if algorithm.personalizes == (Phase(Part.FULL),) and not result.get("finetune-part"):
-        result["finetune-part"] = "full"
-    if algorithm.continues:  # from a run of the same setting, wherever that is
-        result.pop("initial-model", None)
-    if not algorithm.shares:  # every client trains all epochs alone, and so does any fraction of them
-        result.pop("fraction-train")
-        if result["num-server-rounds"] % 4 == 0:  # then the learning rate falls after the same epochs, too
-            result["num-local-epochs"] *= result.pop("num-server-rounds")
-    elif result["fraction-train"] == 0:  # the server's rounds are epochs
-        result.pop("num-local-epochs", None)
-    if not algorithm.personalizes and not result.get("finetune-part"):
-        result.pop("num-finetune-epochs")
-    return result
+        setting.pop("server-part", None)
+    if algorithm.personalizes == (Phase(Part.FULL),) and not setting.get("finetune-part"):
+        setting["finetune-part"] = "full"
+    if algorithm.starts_from:  # a run of the same setting, wherever it is
+        setting.pop("initial-model", None)
+    if not algorithm.communicates:  # every client trains all epochs alone, whatever fraction is sampled
+        setting.pop("fraction-train")
+        if setting["num-server-rounds"] % 4 == 0:  # only then the learning rate falls after the same epochs
+            setting["num-local-epochs"] *= setting.pop("num-server-rounds")
+    elif setting["fraction-train"] == 0:  # only the server trains, an epoch in each round
+        setting.pop("num-local-epochs", None)
+    if not algorithm.personalizes and not setting.get("finetune-part"):
+        setting.pop("num-finetune-epochs")
+    return setting
 
 
-def agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two settings are the same in the keys that both have."""
+def settings_agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two settings have the same values for the keys that both of them have."""
     return all(one[key] == other[key] for key in one.keys() & other.keys())
 
 
-def covers(run_config: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether a run of one configuration has the numbers that another one asks for, but for data and seed.
+def comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether runs on the same data may be shown beside each other: they differ only in the algorithm and its keys."""
+    return settings_agree(keys_read(one), keys_read(other) | {key: one[key] for key in COMPARED_KEYS})
 
-    It has if they are of one setting, and no more is to be recorded for figures. Where all of fine-tuning is one phase,
-    so that a run has the accuracy after each of its epochs, it may also go on for longer than was asked.
+
+def different_training_key(start_run: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first key in which the run that another one starts from was not trained as wanted; None if there is none."""
+    keys = TRAINING_KEYS + partition_keys(wanted["partition"])
+    return next((key for key in keys if start_run[key] != wanted[key]), None)
+
+
+def has_results_for(run_config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a run of one configuration has the numbers that another configuration is for, apart from data and seed.
+
+    It may have more diagnostics (the key `record`) and, if they come one after the other, more epochs of fine-tuning.
     """
-    if run_config["algorithm"] != asked["algorithm"]:
+    if run_config["algorithm"] != wanted["algorithm"]:
         return False
-    continues = ALGORITHMS[asked["algorithm"]].continues
-    if continues and run_config["initial-model"].endswith(".safetensors"):  # of any setting
+    starts_from = ALGORITHMS[wanted["algorithm"]].starts_from
+    if starts_from and run_config["initial-model"].endswith(".safetensors"):  # a model of unknown setting
         return False
-    if not set(asked["record"].split()) <= set(run_config["record"].split()):
+    if not set(wanted["record"].split()) <= set(run_config["record"].split()):
         return False
-    one, two = setting(run_config), setting(asked)
-    if by_epoch(asked) and one["num-finetune-epochs"] >= two["num-finetune-epochs"]:
-        one["num-finetune-epochs"] = two["num-finetune-epochs"]
-    return one == two
+    if finetunes_epoch_by_epoch(wanted) and run_config["num-finetune-epochs"] >= wanted["num-finetune-epochs"]:
+        run_config = {**run_config, "num-finetune-epochs": wanted["num-finetune-epochs"]}
+    return setting_of(run_config) == setting_of(wanted)
 
 
-def by_epoch(run_config: Mapping[str, Any]) -> bool:
-    """Whether fine-tuning for more epochs begins like fine-tuning for fewer."""
-    algorithm = ALGORITHMS[run_config["algorithm"]]
-    return len(algorithm.personalizes) == 1 and algorithm.personalizes[0].epochs is None
+def finetunes_epoch_by_epoch(run_config: Mapping[str, Any]) -> bool:
+    """Whether fine-tuning for n epochs is the same as the first n of more epochs, so that one run has both results."""
+    phases = ALGORITHMS[run_config["algorithm"]].personalizes
+    return len(phases) == 1 and phases[0].epochs is None

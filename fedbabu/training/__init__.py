@@ -1,1 +1,4 @@
-"""What is computed with PyTorch: local SGD, evaluation, training on the server and extra measurements."""
+"""What is computed in plain PyTorch: a client's training and evaluation, training on the server, extra measurements.
+
+Nothing here knows of Flower's messages or of files.
+"""

@@ -1,17 +1,18 @@
-"""The weighted sum that the global model is made of: a node takes it over its clients, the server over its nodes."""
+"""The weighted sum behind the server's mean: a node sums over its clients, the server over its nodes."""
 
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 State = Mapping[str, Tensor]
+"""A state dict, or a part of one: tensors by the names of parameters."""
 
 
 def weighted_sum(states: Iterable[tuple[State, int]]) -> dict[str, Tensor]:
-    """The sum of state dicts, each times its weight, in float64. States are consumed one at a time.
+    """Sum of state dicts, each multiplied by its integer weight, in float64.
 
-    A float32 value times an example count, and a sum of some such, has no rounding error in float64. So the sum
-    does not depend on how clients are grouped into nodes, as long as it is divided only once, at the end.
+    A float32 value times an example count, and a sum of such products, has no rounding error in float64. The sum
+    therefore does not depend on how clients are grouped into nodes, as long as it is divided only once, at the end.
     """
     sums: dict[str, Tensor] = {}
     for state, weight in states:
@@ -20,7 +21,7 @@ def weighted_sum(states: Iterable[tuple[State, int]]) -> dict[str, Tensor]:
 
 
 def add_weighted(sums: dict[str, Tensor], state: State, weight: int = 1) -> None:
-    """Add a state dict times its weight to sums, float64, in place."""
+    """Add a state dict, multiplied by its weight, to float64 sums in place."""
     for name, value in state.items():
         weighted = value.double() * weight
         sums[name] = sums[name].add_(weighted) if name in sums else weighted

@@ -1,93 +1,98 @@
-"""What a client measures (Section 3, "Evaluation"; Section 5.2.1): initial, without head and personalized."""
+"""Accuracy of one client: initial, without the head, and after each fine-tuning epoch (Sections 3 and 5.2.1).
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+Accuracy without the head classifies an image by the class whose mean training feature is most similar to its feature.
+"""
+
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from fedbabu.data import BatchTransform, Examples
+from fedbabu.data.transforms import BatchTransform, Examples
 from fedbabu.models import SplitNetwork
 
-BATCH_SIZE = 128  # of evaluation, in the paper's official code
+EVALUATION_BATCH_SIZE = 128  # as in the authors' code
 
 
-@dataclass(frozen=True)
-class ClientResult:
-    """What one client measured on its test images.
+def _check_percent(value: float) -> float:
+    if value == value and not 0 <= value <= 100:
+        raise ValueError("This is no percentage.")
+    return value
 
-    Attributes:
-        accuracy: percent, after 0 (before), 1, … fine-tuning epochs; the last is the personalized one.
-        loss: mean cross-entropy, likewise.
-        id_accuracy: of the test images whose class the client trains on (in-distribution, Appendix J), likewise;
-            empty if it was not asked for.
-        ood_accuracy: of those whose class it does not train on (out-of-distribution), likewise. NaN where there are
-            no such images.
-        without_head_accuracy: percent, before fine-tuning; None if it was not asked for.
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+PercentOrNaN = Annotated[float, AfterValidator(_check_percent)]  # NaN if the client has no such test images
+
+
+class ClientResult(BaseModel):
+    """What one client measured on its test images: before fine-tuning, and after each of its epochs."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="constants")
+
+    accuracy: list[Percent] = []  # after 0, 1, … epochs of fine-tuning; the last is the personalized accuracy
+    loss: list[Finite] = []  # mean cross-entropy at the same times
+    # Accuracy on the test images whose class the client trains on (in-distribution, Appendix J), and on the other ones
+    # (out-of-distribution); empty if they were not measured.
+    id_accuracy: list[PercentOrNaN] = []
+    ood_accuracy: list[PercentOrNaN] = []
+    without_head_accuracy: Percent | None = None  # before fine-tuning, with class templates instead of the head
+
+
+class ClientEvaluation:
+    """Measures a client's model on its test images as often as asked, for example after every fine-tuning epoch.
+
+    With `classes`, labels that the client trains on, int64 [k], in- and out-of-distribution accuracy is measured too.
     """
 
-    accuracy: list[float]
-    loss: list[float]
-    id_accuracy: list[float] = field(default_factory=list)
-    ood_accuracy: list[float] = field(default_factory=list)
-    without_head_accuracy: float | None = None
+    def __init__(
+        self, model: SplitNetwork, test: Examples, transform: BatchTransform, classes: Tensor | None = None
+    ) -> None:
+        self.model, self.test, self.transform = model, test, transform
+        self.in_distribution = None if classes is None else torch.isin(test.labels, classes)
+        self.result = ClientResult()
 
+    def measure(self) -> None:
+        """Append the accuracy and the loss of the model as it is now."""
+        self._append(features(self.model, self.test, self.transform))
 
-def evaluate_initial(model: SplitNetwork, test: Examples, transform: BatchTransform) -> ClientResult:
-    """Accuracy and loss of a model as it is."""
-    accuracy, loss = _score(model, features(model, test, transform), test.labels)
-    return ClientResult([accuracy], [loss])
+    def measure_before_fine_tuning(self, train: Examples) -> None:
+        """Append the initial accuracy and loss, and measure accuracy without the head.
 
+        The class templates are the mean features of the client's training examples (Section 5.2.1).
+        """
+        test_features, labels = features(self.model, self.test, self.transform), self.test.labels
+        train_features = features(self.model, train, self.transform)
+        templates = class_templates(train_features, train.labels, self.model.head.out_features)
+        self.result.without_head_accuracy = accuracy(nearest_template(test_features, templates), labels)
+        self._append(test_features)
 
-def evaluate_personalized(
-    model: SplitNetwork,
-    train: Examples,
-    test: Examples,
-    transform: BatchTransform,
-    fine_tune: Iterable[object],
-    *,
-    by_distribution: bool = False,
-) -> ClientResult:
-    """Accuracy and loss before fine-tuning and after each of its epochs, and accuracy without the head.
-
-    Args:
-        model: the client's model; fine-tuned in place.
-        train: the client's training examples.
-        test: its test examples.
-        transform: normalization.
-        fine_tune: trains the model for one more epoch each time it is advanced.
-        by_distribution: whether to measure accuracy in and out of the client's distribution too.
-    """
-    result = ClientResult([], [])
-    trained_on = torch.isin(test.labels, train.labels)
-
-    def measure(test_features: Tensor) -> None:
-        accuracy, loss = _score(model, test_features, test.labels)
-        result.accuracy.append(accuracy)
-        result.loss.append(loss)
-        if by_distribution:
-            for values, chosen in ((result.id_accuracy, trained_on), (result.ood_accuracy, ~trained_on)):
-                values.append(_score(model, test_features[chosen], test.labels[chosen])[0])
-
-    test_features = features(model, test, transform)
-    templates = class_templates(features(model, train, transform), train.labels, model.head.out_features)
-    without_head = _accuracy(nearest_template(test_features, templates), test.labels)
-    measure(test_features)
-    for _ in fine_tune:
-        measure(features(model, test, transform))
-    return replace(result, without_head_accuracy=without_head)
+    @torch.no_grad()
+    def _append(self, test_features: Tensor) -> None:
+        result, labels = self.result, self.test.labels
+        class_scores = self.model.head(test_features)
+        result.accuracy.append(accuracy(class_scores.argmax(dim=1), labels))
+        result.loss.append(F.cross_entropy(class_scores, labels).item())
+        if self.in_distribution is not None:
+            for values, chosen in (
+                (result.id_accuracy, self.in_distribution),
+                (result.ood_accuracy, ~self.in_distribution),
+            ):
+                predicted = self.model.head(test_features[chosen]).argmax(dim=1)
+                values.append(accuracy(predicted, labels[chosen]))
 
 
 @torch.no_grad()
 def features(model: SplitNetwork, examples: Examples, transform: BatchTransform) -> Tensor:
     """The body's features, float32 [n, d], of examples that are normalized but not augmented.
 
-    BatchNorm has only the batch's own statistics to go by, so up to 128 examples go through in one batch, and
-    more in batches as equal as can be.
+    BatchNorm uses the statistics of the batch, so up to 128 examples are evaluated in one batch, and more in batches
+    of sizes that differ by at most one.
     """
     model.eval()
-    batches = examples.images.tensor_split(-(-len(examples) // BATCH_SIZE))
+    batches = examples.images.tensor_split(-(-len(examples) // EVALUATION_BATCH_SIZE))
     return torch.cat([model.features(transform.normalize(batch)) for batch in batches])
 
 
@@ -103,11 +108,6 @@ def nearest_template(test_features: Tensor, templates: Tensor) -> Tensor:
     return similarity.nan_to_num(nan=-torch.inf).argmax(dim=1)
 
 
-@torch.no_grad()
-def _score(model: SplitNetwork, test_features: Tensor, labels: Tensor) -> tuple[float, float]:
-    logits = model.head(test_features)
-    return _accuracy(logits.argmax(dim=1), labels), F.cross_entropy(logits, labels).item()
-
-
-def _accuracy(predicted: Tensor, labels: Tensor) -> float:
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Percentage of predicted classes, int64 [n], that equal the labels, int64 [n]; NaN without any."""
     return 100 * (predicted == labels).double().mean().item()

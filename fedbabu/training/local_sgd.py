@@ -1,174 +1,164 @@
-"""The local SGD loop: all that a client computes between receiving the global model and answering."""
+"""The training loop: SGD with momentum on one client's examples, phase after phase (Algorithm 1, client update)."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import fedbabu.training.memory  # noqa: F401
 from fedbabu.algorithms import Batch, Phase, Step
 from fedbabu.config import RunConfig
-from fedbabu.data import BatchTransform, Examples
+from fedbabu.data.transforms import BatchTransform, Examples
 from fedbabu.models import SplitNetwork
-from fedbabu.training.cuda_graphs import GraphedStep
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-torch.backends.cudnn.allow_tf32 = False  # PyTorch's own default for convolutions; here, float32 means float32
+
+@dataclass(frozen=True)
+class LocalTrainingSettings:
+    """The settings of local SGD that are the same in every phase: the run-config keys of these names.
+
+    There is no weight decay. `coefficients` are the algorithm's own, by their run-config keys.
+    """
+
+    batch_size: int
+    momentum: float
+    precision: str = "float32"
+    coefficients: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> "LocalTrainingSettings":
+        """The settings of a run."""
+        return cls(config.batch_size, config.momentum, config.precision, config.coefficients)
 
 
 def train(
     model: SplitNetwork,
-    received: SplitNetwork,
+    global_model: SplitNetwork,
     examples: Examples,
     transform: BatchTransform,
     phases: Iterable[Phase],
-    config: RunConfig,
+    settings: LocalTrainingSettings,
     generator: torch.Generator,
     *,
     epochs: int,
     learning_rate: float,
-) -> Iterator[float]:
-    """Train a model in place, phase after phase, and yield the mean training loss after every epoch.
+    after_epoch: Sequence[Callable[[], object]] = (),
+) -> list[float]:
+    """Train a model in place, phase after phase, each with new momentum.
 
     Args:
-        model: what is trained, each phase from rest.
-        received: the global model as it came, which some losses compare with.
-        examples: the client's training examples.
-        transform: augmentation and normalization.
-        phases: of the algorithm.
-        config: batch size, momentum (there is no weight decay), the coefficients of the losses and the precision.
-        generator: the CPU's, so that the batches are the same on every device. It draws, for each epoch, the order of
-            the examples and then, batch by batch, the augmentation.
-        epochs: of a phase that does not say.
-        learning_rate: of SGD.
+        model: The network that is trained.
+        global_model: The global model as the client received it, which some losses compare with.
+        examples: The training examples.
+        transform: Augmentation and normalization.
+        phases: The phases of local SGD.
+        settings: What is the same in every phase.
+        generator: A generator on the CPU, so that the batches are the same on every device. For each epoch it draws
+            the order of the examples and then, batch by batch, the augmentation.
+        epochs: Number of epochs of a phase that does not have its own.
+        learning_rate: The learning rate of SGD.
+        after_epoch: Functions that are called, in this order, after every epoch.
+
+    Returns:
+        The mean training loss of every epoch.
     """
+    losses = []
     for phase in phases:
-        sgd = _LocalSGD(model, received, phase, config, learning_rate)
-        step = GraphedStep(sgd.step) if config.cuda_graph and DEVICE.type == "cuda" else sgd.step
+        sgd = _LocalSGD(model, global_model, phase, settings, learning_rate)
         for _ in range(phase.num_epochs(epochs)):
-            model.train()  # in every epoch: whoever takes the loss may evaluate in between
-            # Summed on the device: reading the loss of a step would make every step wait for it.
-            loss_sum, num_summed = torch.zeros((), device=examples.labels.device), 0
-            with _tf32(config.precision == "tf32"):
-                for drawn in _draw_epoch(examples, transform, generator, config.batch_size, phase.batches_per_step):
-                    batches = [
-                        (transform.augment(examples.images[rows], how), examples.labels[rows]) for rows, how in drawn
-                    ]
-                    num_examples = len(batches[-1][1])
-                    loss_sum += step(batches) * num_examples
-                    num_summed += num_examples
-            yield loss_sum.item() / num_summed
+            losses.append(sgd.train_epoch(examples, transform, generator))
+            for function in after_epoch:
+                function()
+    return losses
 
 
 class _LocalSGD:
-    """SGD with momentum on what one phase moves."""
+    """SGD with momentum on the parameters that one phase trains."""
 
     def __init__(
-        self, model: SplitNetwork, received: SplitNetwork, phase: Phase, config: RunConfig, learning_rate: float
+        self,
+        model: SplitNetwork,
+        global_model: SplitNetwork,
+        phase: Phase,
+        settings: LocalTrainingSettings,
+        learning_rate: float,
     ) -> None:
-        self.model, self.received, self.phase, self.config = model, received, phase, config
-        named, rates = dict(model.named_parameters()), _learning_rates(model, phase, learning_rate)
+        self.model, self.global_model, self.phase, self.settings = model, global_model, phase, settings
+        named, rates = dict(model.named_parameters()), learning_rates(model, phase, learning_rate)
         for name, parameter in named.items():
-            # Learning rate zero for the rest: no step moves it, so its gradient is not computed either.
+            # All other parameters have learning rate zero: no step moves them, so they need no gradient either.
             parameter.requires_grad_(name in rates)
         self.parameters, self.learning_rates = [named[name] for name in rates], list(rates.values())
         self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The phase's loss of a batch, a scalar; in bfloat16 where PyTorch's autocast thinks that enough, if asked."""
-        with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.phase.loss(self.model, self.received, batch, self.config)
+    def train_epoch(self, examples: Examples, transform: BatchTransform, generator: torch.Generator) -> float:
+        """Train for one epoch; returns the mean loss over the examples."""
+        self.model.train()  # in every epoch, because the model may be evaluated in between
+        # Summed on the device: reading the loss of a step would make every step wait for it.
+        loss_sum, num_summed = torch.zeros((), device=examples.labels.device), 0
+        batch_size, batches_per_step = self.settings.batch_size, self.phase.batches_per_step
+        _allow_tf32(self.settings.precision == "tf32")
+        try:
+            for drawn in _draw_epoch(examples, transform, generator, batch_size, batches_per_step):
+                batches = [
+                    (transform.augment(examples.images[rows], augmentation), examples.labels[rows])
+                    for rows, augmentation in drawn
+                ]
+                num_examples = len(batches[-1][1])
+                loss_sum += self.step(batches) * num_examples
+                num_summed += num_examples
+        finally:
+            _allow_tf32(False)  # evaluation is in float32
+        return loss_sum.item() / num_summed
 
     def step(self, batches: Sequence[Batch]) -> Tensor:
-        """Take a step, and return the loss before it: a scalar, detached."""
-        loss, gradients = self.phase.gradient(
-            Step(self.loss, self.parameters, self.learning_rates, batches, self.config)
-        )
-        _sgd_step(self.parameters, gradients, self.velocities, self.learning_rates, self.config.momentum)
+        """Take one SGD step and return the loss before it, a detached scalar."""
+        step = Step(self.loss, self.parameters, self.learning_rates, batches, self.settings.coefficients)
+        loss, gradients = self.phase.gradient(step)
+        _sgd_step(self.parameters, gradients, self.velocities, self.learning_rates, self.settings.momentum)
         return loss
 
+    def loss(self, batch: Batch) -> Tensor:
+        """The phase's loss of one batch, a scalar, under PyTorch's autocast if the precision is bf16."""
+        with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            return self.phase.loss(self.model, self.global_model, batch, self.settings.coefficients)
 
-def check_finite(*values: float | Tensor) -> None:
-    """Make sure that training did not diverge.
 
-    Raises:
-        FloatingPointError: if a number, or an element of a tensor, is NaN or infinite.
+def learning_rates(model: SplitNetwork, phase: Phase, learning_rate: float) -> dict[str, float]:
+    """Learning rate of every parameter that a phase trains, by name; all other parameters have learning rate zero.
+
+    With FedBABU's phase, which trains the body, the head is among those others (Section 5.2).
     """
-    for value in values:
-        if not (torch.isfinite(value).all() if isinstance(value, Tensor) else math.isfinite(value)):
-            raise FloatingPointError("Training diverged.")
-
-
-class Deadline:
-    """When a client must be done: `seconds` from now, or never if that is 0."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._started = monotonic()
-
-    def watch(self, epochs: Iterable[float]) -> Iterator[float]:
-        """Pass epochs on as they are trained.
-
-        Raises:
-            TimeoutError: after an epoch that ends too late.
-        """
-        for loss in epochs:
-            self.check()
-            yield loss
-
-    def check(self) -> None:
-        """Make sure that it is not over.
-
-        Raises:
-            TimeoutError: if it is.
-        """
-        if self.seconds and monotonic() - self._started > self.seconds:
-            raise TimeoutError(f"took longer than client-timeout = {self.seconds} s")
-
-
-def _learning_rates(model: SplitNetwork, phase: Phase, learning_rate: float) -> dict[str, float]:
-    """The learning rate of every parameter that the phase moves, by name."""
     named = dict(model.named_parameters())
     names = phase.part.names(named)
-    if phase.blocks:
-        frozen = {id(parameter) for block in model.blocks[phase.blocks :] for parameter in block.parameters()}
+    if phase.trained_blocks:
+        untrained_blocks = model.blocks[phase.trained_blocks :]
+        frozen = {id(parameter) for block in untrained_blocks for parameter in block.parameters()}
         names = [name for name in names if id(named[name]) not in frozen]
-    return {name: learning_rate * (phase.head_rate if name.startswith("head.") else 1) for name in names}
+    factor = phase.head_learning_rate_factor
+    return {name: learning_rate * (factor if name.startswith("head.") else 1) for name in names}
 
 
 def _draw_epoch(
     examples: Examples, transform: BatchTransform, generator: torch.Generator, batch_size: int, batches_per_step: int
 ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
-    """For each batch of each step of an epoch: its rows, int64 [n], and how their images are augmented, int64 [3, n].
+    """Draw the batches of one epoch, step by step.
 
-    The last step makes up its number with the first batches of the epoch. All is drawn beforehand and copied to the
-    examples' device at once: a GPU would wait for every copy.
+    Everything is drawn at the beginning and copied to the examples' device at once, because a GPU would wait for every
+    copy. If the last step lacks batches, it gets the first batches of the epoch.
+
+    Yields:
+        For each batch of a step: the rows of its examples, int64 [n], and their augmentation, int64 [3, n].
     """
     order = torch.randperm(len(examples), generator=generator).split(batch_size)
     num_batches = math.ceil(len(order) / batches_per_step) * batches_per_step
     rows = [order[index % len(order)] for index in range(num_batches)]
-    drawn = torch.cat([torch.cat([each.unsqueeze(0), transform.draw(len(each), generator)]) for each in rows], dim=1)
-    batches = drawn.to(examples.labels.device).split([len(each) for each in rows], dim=1)
+    drawn = torch.cat([torch.cat([batch.unsqueeze(0), transform.draw(len(batch), generator)]) for batch in rows], dim=1)
+    batches = drawn.to(examples.labels.device).split([len(batch) for batch in rows], dim=1)
     for start in range(0, num_batches, batches_per_step):
         yield [(batch[0], batch[1:]) for batch in batches[start : start + batches_per_step]]
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of matrix products and convolutions to a mantissa of ten bits."""
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = allowed
-        yield
-    finally:
-        for backend, allowed_before in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed_before
 
 
 @torch.no_grad()
@@ -179,11 +169,36 @@ def _sgd_step(
     learning_rates: Sequence[float],
     momentum: float,
 ) -> None:
-    """A step of SGD with momentum, bit for bit that of torch.optim.SGD.
+    """One step of SGD with momentum, bit for bit that of torch.optim.SGD.
 
-    It is written out because making the first torch.optim optimizer of a process imports PyTorch's compiler,
-    which takes every worker seconds before its first step.
+    It is written out because the first torch.optim optimizer of a process imports PyTorch's compiler, which would
+    delay every worker by seconds before its first step.
     """
     for parameter, gradient, velocity, rate in zip(parameters, gradients, velocities, learning_rates, strict=True):
         velocity.mul_(momentum).add_(gradient)
         parameter.sub_(velocity, alpha=rate)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """Allow or forbid a GPU to round the factors of matrix products and convolutions to ten bits of mantissa."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def check_finite(*values: float | Tensor) -> None:
+    """Raise a FloatingPointError if a number, or an element of a tensor, is NaN or infinite: training diverged."""
+    for value in values:
+        if not torch.isfinite(torch.as_tensor(value)).all():
+            raise FloatingPointError("Training diverged.")
+
+
+class Deadline:
+    """The time by which a client must have finished: a number of seconds from now, or never if it is 0."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._started = monotonic()
+
+    def check(self) -> None:
+        """Raise a TimeoutError if the deadline has passed."""
+        if self.seconds and monotonic() - self._started > self.seconds:
+            raise TimeoutError(f"took longer than client-timeout = {self.seconds} s")

@@ -1,94 +1,79 @@
-"""Training on the server: after each aggregation on a part of the data (Tables 2 and 21), or centralized (Table 9)."""
+"""Training on the server: on a part of the data after each aggregation (Tables 2 and 21), or centralized (Table 9)."""
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from fedbabu.algorithms import Phase
 from fedbabu.config import RunConfig
-from fedbabu.data import BatchTransform, Examples, client_examples, open_simulated_data
+from fedbabu.data.partitions.partition import open_simulated_data
+from fedbabu.data.transforms import BatchTransform, Examples, client_examples
 from fedbabu.errors import ConfigError
-from fedbabu.federation.clients import Federation
 from fedbabu.models import SplitNetwork
 from fedbabu.seeding import Purpose, numpy_generator, torch_generator
-from fedbabu.training.evaluation import evaluate_initial
-from fedbabu.training.local_sgd import DEVICE, check_finite, train
-
-State = dict[str, Tensor]
+from fedbabu.training.aggregation import State
+from fedbabu.training.device import training_device
+from fedbabu.training.evaluation import ClientEvaluation
+from fedbabu.training.local_sgd import LocalTrainingSettings, check_finite, train
 
 
 @dataclass(frozen=True)
-class ServerData:
-    """What the server trains and tests the global model on.
-
-    Attributes:
-        config: the run configuration.
-        model: a network to work on.
-        examples: the server's training examples.
-        test: all test examples, in random order.
-        transform: augmentation and normalization.
-    """
+class ServerTrainer:
+    """Trains the global model on training images that the server has, and tests it on all test images."""
 
     config: RunConfig
     model: SplitNetwork
-    examples: Examples
-    test: Examples
+    train_examples: Examples
+    test_examples: Examples
     transform: BatchTransform
 
     @classmethod
-    def open(cls, config: RunConfig, federation: Federation, model: SplitNetwork) -> "ServerData":
-        """Draw the server's images at random, once for the whole run, from those of all clients.
+    def open(cls, config: RunConfig, model: SplitNetwork) -> "ServerTrainer":
+        """Draw the server's training images at random, once for the whole run, from those of all clients.
 
         Raises:
-            ConfigError: if the clients are owners, whose images the server does not have, or if no image is drawn.
+            ConfigError: If server-data-fraction is so small that no image is drawn.
         """
-        if federation.owners:
-            raise ConfigError(
-                f"server-data-fraction = {config.server_data_fraction} needs the clients' images on the server, but "
-                "the SuperNodes have data of their own: it must be 0.0."
-            )
-        dataset, partition = open_simulated_data(config)
+        dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
         rng = numpy_generator(config.seed, Purpose.SERVER_DATA)
-        drawn = {
-            split: rng.permutation(np.concatenate(list(clients.values()))) for split, clients in partition.rows.items()
-        }
-        num_train = round(config.server_data_fraction * len(drawn["train"]))
+        rows = {split: partition.shuffled_rows(split, rng) for split in ("train", "test")}
+        num_train, num_images = round(config.server_data_fraction * len(rows["train"])), len(rows["train"])
         if not num_train:
             raise ConfigError(
-                f"server-data-fraction = {config.server_data_fraction} of {len(drawn['train'])} images is less than "
-                "one: raise it."
+                f"server-data-fraction = {config.server_data_fraction} of {num_images} images is less than one image: "
+                "raise it."
             )
-        drawn["train"] = drawn["train"][:num_train]
-        examples, test = (
-            client_examples(dataset.images[split], dataset.labels[split], drawn[split], DEVICE)
-            for split in ("train", "test")
+        rows["train"], device = rows["train"][:num_train], training_device()
+        train_examples, test_examples = (
+            client_examples(dataset.images[split], dataset.labels[split], rows[split], device) for split in rows
         )
-        return cls(config, model.to(DEVICE), examples, test, dataset.transform)
+        return cls(config, model.to(device), train_examples, test_examples, dataset.transform)
 
-    def train(self, state: State, server_round: int) -> tuple[State, float]:
-        """Train the global model for one epoch, at the round's learning rate, and return it with the mean loss.
+    def train(self, state: State, server_round: int) -> tuple[dict[str, Tensor], float]:
+        """Train the global model for one epoch; returns the trained state dict, on the CPU, and the mean loss.
 
         Raises:
-            FloatingPointError: if it diverges.
+            FloatingPointError: If training diverges.
         """
         self.model.load_state_dict(state)
         (loss,) = train(
             self.model,
             self.model,
-            self.examples,
+            self.train_examples,
             self.transform,
-            (Phase(self.config.server_trains),),
-            self.config,
+            (Phase(self.config.part_trained_on_server),),
+            LocalTrainingSettings.from_config(self.config),
             torch_generator(self.config.seed, Purpose.SERVER_TRAINING, server_round),
             epochs=1,
-            learning_rate=self.config.learning_rate_of(server_round),
+            learning_rate=self.config.learning_rate_in(server_round),
         )
         trained = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         check_finite(loss, *trained.values())
         return trained, loss
 
     def test_accuracy(self, state: State) -> float:
-        """The global model's accuracy, in percent, on all test examples."""
+        """Accuracy of the global model on all test examples, in percent."""
         self.model.load_state_dict(state)
-        return evaluate_initial(self.model, self.test, self.transform).accuracy[0]
+        evaluation = ClientEvaluation(self.model, self.test_examples, self.transform)
+        evaluation.measure()
+        return evaluation.result.accuracy[0]

@@ -1,9 +1,9 @@
-"""The bare loop that the app is measured against: a process, a thread, tensors in memory, PyTorch's own optimizer.
+"""The bare loop that the app is measured against: one process, one thread, tensors in memory, PyTorch's own optimizer.
 
-A round of FedBABU on 4convNet without a federation. The images are normalized beforehand and not augmented; nothing is
-checked, sent, averaged or recorded. `python bare_loop.py <file>` trains one client after the other of those in the file
-each time it reads a line, and answers with a line; `python bare_loop.py <file> kept` does so with memory that is kept
-from step to step, as the app does.
+It is a round of FedBABU on 4convNet without a federation. The images are normalized beforehand and not augmented, and
+nothing is checked, sent, averaged or recorded. Each time that `python bare_loop.py <file>` reads a line, it trains the
+clients in the file one after the other, and answers with a line. `python bare_loop.py <file> keep` does the same but
+keeps freed memory from step to step, as the app does.
 """
 
 import sys
@@ -61,5 +61,7 @@ def main(file: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[2:]:
-        import fedbabu.training.memory  # noqa: F401
+        from fedbabu.training.device import keep_freed_memory
+
+        keep_freed_memory()
     main(sys.argv[1])

@@ -1,6 +1,6 @@
 """How fast the app is, beside a bare PyTorch loop in the same minutes: `python tests/benchmarks/benchmark.py`.
 
-Every number is printed with what it must be, as Markdown. Nothing here is a test: a slow machine fails nothing.
+Every number is printed with its limit, as Markdown. This is not a test: nothing fails on a slow machine.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from fedbabu.config import RunConfig, default_run_config
 MANY, FEW = 10_000, 100  # clients
 DECODE = """
 import sys, time
-from fedbabu.data import DataSpec, open_dataset
+from fedbabu.data.dataset import open_dataset
+from fedbabu.data.source import DataSpec
 started = time.perf_counter()
 open_dataset(DataSpec(sys.argv[1]))
 print(time.perf_counter() - started)
@@ -34,10 +35,10 @@ Line = tuple[str, str, str]  # what, measured, must be
 
 
 def training_lines(bench: Bench) -> Iterator[Line]:
-    """A default round beside the bare loop, where its time goes, and what that means for the whole default."""
+    """A default round beside the bare loop, the shares of its time, and the projected time of the whole default run."""
     config = RunConfig.from_flower(default_run_config() | {"dataset": bench.dataset})
     loops = {"bare loop, two processes": BareLoop(bench, config)}
-    loops["the same, keeping its memory from step to step"] = BareLoop(bench, config, "kept")
+    loops["the same, keeping its memory from step to step"] = BareLoop(bench, config, "keep")
 
     def bare_rounds() -> list[list[float]]:
         return [[loop.seconds() for loop in loops.values()] for _ in range(3)]
@@ -85,8 +86,8 @@ def training_lines(bench: Bench) -> Iterator[Line]:
     )  # fmt: skip
     memory = max(run.memory for run in (two, hundred, ten))
     yield "memory of a worker at its peak, without the shared images", f"**{memory:.0f} MB**", "at most 1,000 MB"
-    final = ten.rounds[-1]["evaluate-seconds"] * 10
-    initial = two.rounds[-1]["evaluate-seconds"] / 6  # that is of 50,000 training and 10,000 test images
+    final = ten.rounds[-1].evaluate_seconds * 10
+    initial = two.rounds[-1].evaluate_seconds / 6  # that is of 50,000 training and 10,000 test images
     evaluations = (config.num_rounds - 1) // config.evaluate_every
     whole = start + config.num_rounds * two.training + evaluations * initial + final
     gflop = mflop_per_image(config) / 1000
@@ -110,7 +111,7 @@ def training_lines(bench: Bench) -> Iterator[Line]:
 
 
 def decoding_lines(bench: Bench) -> Iterator[Line]:
-    """The first opening of the dataset on a machine."""
+    """The time in which a dataset is opened on a machine for the first time."""
     folders = {name: str(bench.folder / name) for name in ("FEDBABU_CACHE", "HF_DATASETS_CACHE")}
     command = [sys.executable, "-c", DECODE, bench.dataset]
     done = subprocess.run(command, env=os.environ | folders, check=True, stdout=subprocess.PIPE, text=True)
@@ -118,7 +119,7 @@ def decoding_lines(bench: Bench) -> Iterator[Line]:
 
 
 def scaling_lines(bench: Bench) -> Iterator[Line]:
-    """A round of ten clients among few and among many."""
+    """The time of a round with ten of few clients, and with ten of many."""
     seconds = []
     for num_clients in (FEW, MANY):
         digits = for_clients(num_clients, bench.folder / f"digits-{num_clients}")

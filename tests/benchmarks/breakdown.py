@@ -1,4 +1,4 @@
-"""Where the time of a round goes, counted and timed within one process."""
+"""What the time of a round is spent on, counted and timed within one process."""
 
 import time
 from collections.abc import Callable
@@ -8,20 +8,23 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from flwr.app import RecordDict
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedbabu.config import RunConfig
-from fedbabu.data import BatchTransform, client_examples, open_simulated_data
+from fedbabu.data.partitions.partition import open_simulated_data
+from fedbabu.data.transforms import BatchTransform
 from fedbabu.federation.messages import TrainReply
 from fedbabu.models import SplitNetwork, build_model
-from fedbabu.training import local_sgd as training
+from fedbabu.training import local_sgd
 from fedbabu.training.aggregation import weighted_sum
+from fedbabu.training.client import Client, TrainedClient, train_client
 
-CPU = torch.device("cpu")
+EXAMPLES_PER_CLIENT = 500
 
 
 def seconds_of(function: Callable[[], object], repeats: int = 10) -> float:
-    """The median of some calls."""
+    """The median time of some calls of a function."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -41,8 +44,8 @@ def matmul_rate(num_threads: int, size: int = 2048) -> float:
 
 
 def mflop_per_image(config: RunConfig) -> float:
-    """MFLOP that PyTorch counts in a training step of a default round, for each image."""
-    dataset, _ = open_simulated_data(config)
+    """MFLOP of a training step of the body for each image, as PyTorch counts them."""
+    dataset, _ = open_simulated_data(config.data_spec, config.partition_spec)
     model, images = _model(config), torch.randn(config.batch_size, *dataset.image_shape)
     with FlopCounterMode(display=False) as counter:
         torch.autograd.grad(model(images).sum(), list(model.body.parameters()))
@@ -50,8 +53,9 @@ def mflop_per_image(config: RunConfig) -> float:
 
 
 def shares_of_training(config: RunConfig) -> dict[str, float]:
-    """The fractions of a client's training that its data and the parts of its steps take, in this process alone."""
-    dataset, partition = open_simulated_data(config)
+    """Fractions of the time of one client's training that its data and the parts of its steps take."""
+    dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
+    client = Client(0, config, dataset, partition, _model(config), _model(config))
     seconds: dict[str, float] = {}
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,56 +67,49 @@ def shares_of_training(config: RunConfig) -> dict[str, float]:
 
         return call
 
-    def train_client() -> None:
-        examples = timed("data", client_examples)(
-            dataset.images["train"], dataset.labels["train"], partition.rows["train"][0], CPU
-        )
-        epochs = training.train(
-            model, received, examples, dataset.transform, config.row.trains, config,
-            torch.Generator().manual_seed(0), epochs=config.num_local_epochs, learning_rate=config.learning_rate,
-        )  # fmt: skip
-        for _ in epochs:
-            pass
+    def train() -> TrainedClient:
+        return train_client(client, {}, [1])
 
-    model, received = _model(config), _model(config)
     torch.set_num_threads(1)
-    train_client()  # not counted: the first steps allocate memory
-    seconds.clear()
+    train()  # not counted, because the first steps allocate memory
+    draw_epoch = local_sgd._draw_epoch  # a generator: its work is done when the batches are taken from it
     with ExitStack() as patches:
-        for owner, function, name in (
-            (BatchTransform, "augment", "data"),
-            (SplitNetwork, "forward", "forward"),
-            (torch.autograd, "grad", "backward"),
-            (training, "_sgd_step", "step"),
+        for owner, name, part, function in (
+            (Client, "examples", "data", Client.examples),
+            (BatchTransform, "augment", "data", BatchTransform.augment),
+            (local_sgd, "_draw_epoch", "data", lambda *arguments: list(draw_epoch(*arguments))),
+            (SplitNetwork, "forward", "forward", SplitNetwork.forward),
+            (torch.autograd, "grad", "backward", torch.autograd.grad),
+            (local_sgd, "_sgd_step", "step", local_sgd._sgd_step),
         ):
-            patches.enter_context(patch.object(owner, function, timed(name, getattr(owner, function))))
-        draw_epoch = training._draw_epoch  # a generator, whose work is done as it is asked for
-        draw_all = timed("data", lambda *arguments: list(draw_epoch(*arguments)))
-        patches.enter_context(patch.object(training, "_draw_epoch", draw_all))
-        timed("whole", train_client)()
+            patches.enter_context(patch.object(owner, name, timed(part, function)))
+        timed("whole", train)()
     whole = seconds.pop("whole")
     return {name: value / whole for name, value in seconds.items()}
 
 
 def aggregation_seconds(config: RunConfig, num_nodes: int) -> float:
-    """The seconds in which nodes sum up their clients, at the same time, and the server reads and sums up the nodes."""
+    """Seconds in which all nodes sum over their clients at the same time, and the server then sums over the nodes."""
     shared = {name: value for name, value in _model(config).state_dict().items() if name.startswith("body.")}
-    states = [(shared, 500)] * (config.clients_per_round // num_nodes)
-    clients = list(range(len(states)))
-    num_train = dict.fromkeys(clients, 500)
+    clients = range(config.clients_per_round // num_nodes)
+    num_train = dict.fromkeys(clients, EXAMPLES_PER_CLIENT)
+    trained = TrainedClient(shared, {}, EXAMPLES_PER_CLIENT, loss=0.0)
 
-    def on_node() -> TrainReply:
-        return TrainReply(clients, weighted_sum(states), 1, 500 * len(states), [0.0] * len(states))
+    def on_node() -> RecordDict:
+        reply = TrainReply()
+        for client in clients:
+            reply.add(client, trained, only_client=len(clients) == 1)
+        return reply.to_content()
 
-    content = on_node().to_content()
+    content = on_node()
 
     def on_server() -> None:
-        replies = [TrainReply.from_content(content, clients, num_train, shared) for _ in range(num_nodes)]
+        replies = [TrainReply.parse(content, clients, num_train, shared) for _ in range(num_nodes)]
         weighted_sum((reply.update, reply.weight) for reply in replies)
 
-    return seconds_of(lambda: on_node().to_content()) + seconds_of(on_server)
+    return seconds_of(on_node) + seconds_of(on_server)
 
 
 def _model(config: RunConfig) -> SplitNetwork:
-    dataset, _ = open_simulated_data(config)
+    dataset, _ = open_simulated_data(config.data_spec, config.partition_spec)
     return build_model(config.model_name, dataset.image_shape, dataset.num_classes, seed=0)

@@ -1,7 +1,7 @@
-"""An app of Flower's own FedAvg that trains nothing and needs no PyTorch: what Flower and Ray take by themselves.
+"""An app with Flower's FedAvg that trains nothing and needs no PyTorch, to measure Flower and Ray alone.
 
-It has as many parameters as 4convNet on CIFAR-10, and two nodes. It notes when each round began, in the file that
-FEDBABU_FIRST_STEP names.
+It has as many parameters as 4convNet on CIFAR-10, and two nodes. It writes the time at which each round began into the
+file that FEDBABU_FIRST_STEP names.
 """
 
 import os
@@ -30,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """Send back what came."""
+    """Send the received parameters back."""
     if context.node_config["partition-id"] == 0:
         with Path(os.environ["FEDBABU_FIRST_STEP"]).open("a") as note:
             note.write(f"{time.time()}\n")

@@ -1,4 +1,4 @@
-"""Datasets made for what a whole dataset would take too long to show."""
+"""Small datasets for measurements that would take too long on a whole dataset."""
 
 import io
 from pathlib import Path
@@ -8,8 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Image, disable_progress_bars
 from PIL import Image as Pillow
 from sklearn.datasets import load_digits
 
-from fedbabu.data import DataSpec
-from fedbabu.data.source import load_source
+from fedbabu.data.source import DataSpec, load_source
 
 IMAGES_PER_CLIENT = {"train": 20, "test": 4}
 
@@ -17,10 +16,10 @@ disable_progress_bars()
 
 
 def tenth(dataset: str, folder: Path) -> Path:
-    """A tenth of every class of a dataset: ten of its hundred clients, as far as time is concerned."""
+    """Write a tenth of every class of a dataset, which takes as long as ten of its hundred clients."""
     folder.mkdir()
     source = load_source(DataSpec(dataset))
-    for split, labels in source.values(source.label_column).items():
+    for split, labels in source.values(source.spec.label_column).items():
         rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         chosen = np.sort(np.concatenate([each[: len(each) // 10] for each in rows]))
         source.splits[split].select(chosen).to_parquet(folder / f"{split}.parquet")
@@ -28,7 +27,7 @@ def tenth(dataset: str, folder: Path) -> Path:
 
 
 def for_clients(num_clients: int, folder: Path) -> Path:
-    """So many digits, 16×16 and again and again, that each client has IMAGES_PER_CLIENT."""
+    """Write digits of 16×16 pixels, repeated until each client has IMAGES_PER_CLIENT of them."""
     folder.mkdir()
     digits = load_digits()
     encoded: list[list[dict[str, object]]] = [[] for _ in range(10)]

@@ -1,4 +1,4 @@
-"""What is measured: runs through `flwr run`, and the bare loop in processes of its own."""
+"""Runs through `flwr run` that are measured, and the bare loop in two processes."""
 
 import json
 import os
@@ -20,9 +20,11 @@ import torch
 from safetensors.torch import save_file
 
 from fedbabu.config import RunConfig, default_run_config
-from fedbabu.data import client_examples, open_simulated_data
+from fedbabu.data.partitions.partition import open_simulated_data
+from fedbabu.data.transforms import client_examples
 from fedbabu.reproduction.local_superlink import flower_environment, free_ports, local_superlink, stop
-from fedbabu.runs.folder import Record, RunFolder, all_runs
+from fedbabu.runs.folder import RunFolder, all_runs
+from fedbabu.runs.records import RoundRecord
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
@@ -34,7 +36,14 @@ TRAINING_ONLY = {"evaluate-every": 0, "num-finetune-epochs": 0}
 
 @dataclass(frozen=True)
 class Measured:
-    """A run: its folder, when it was typed, what it noted of when it trained, and the most memory of a worker in MB."""
+    """A measured run.
+
+    Attributes:
+        run: Its folder; None for another app than ours.
+        typed: The time at which its command was started.
+        noted: The times that the app wrote into FEDBABU_FIRST_STEP.
+        memory: The largest memory of a worker, in MB.
+    """
 
     run: RunFolder | None
     typed: float
@@ -42,35 +51,35 @@ class Measured:
     memory: float
 
     @property
-    def rounds(self) -> list[Record]:
-        """The records of its rounds."""
+    def rounds(self) -> list[RoundRecord]:
+        """The records of all rounds."""
         assert self.run
         return self.run.rounds
 
     @property
     def training(self) -> float:
-        """The seconds of a round's training: what nodes do, sending and averaging included.
+        """Median seconds of the training in a round, with the sending and averaging.
 
         The first round, in which processes warm up, does not count.
         """
-        return median(record["train-seconds"] for record in self.rounds[1:])
+        return median(record.train_seconds for record in self.rounds[1:])
 
     @property
     def whole(self) -> float:
-        """The mean seconds of a round, its share of checkpoints and records included.
+        """Mean seconds of a round, with its checkpoints and records.
 
-        The last round does not count either: after it, all clients are evaluated.
+        The first round does not count, nor the last, after which all clients are evaluated.
         """
-        return fmean(record["seconds"] for record in self.rounds[1:-1])
+        return fmean(record.seconds for record in self.rounds[1:-1])
 
     @property
     def start(self) -> float:
-        """The seconds from typing the command to the first training step."""
+        """Seconds from the start of the command to the first training step."""
         return self.noted[0] - self.typed
 
 
 class Bench:
-    """A folder for runs and apps, and the dataset that they train on."""
+    """Runs apps on one dataset, with a folder for all their files."""
 
     def __init__(self, folder: Path, dataset: str, num_rounds: int) -> None:
         self.folder, self.dataset, self.num_rounds = folder, dataset, num_rounds
@@ -78,7 +87,7 @@ class Bench:
     def flwr_run(
         self, num_nodes: int = NODES, app: Path = PROJECT, managed: bool = False, own: bool = True, **overrides: Any
     ) -> Measured:
-        """Run an app through `flwr run`, with a SuperLink that is there, or one that Flower has to start (managed).
+        """Run an app through `flwr run`, with a SuperLink that already runs, or with one that Flower starts (managed).
 
         If the app is not our own, it has no run folder.
         """
@@ -86,7 +95,8 @@ class Bench:
         keys = {"dataset": self.dataset, "num-server-rounds": self.num_rounds, **TRAINING_ONLY}
         keys |= {"results-dir": str(results), **{name.replace("_", "-"): value for name, value in overrides.items()}}
         # Warm caches: a worker that has to decode or partition a dataset keeps in memory what that takes.
-        open_simulated_data(RunConfig.from_flower(default_run_config() | keys))
+        config = RunConfig.from_flower(default_run_config() | keys)
+        open_simulated_data(config.data_spec, config.partition_spec)
         note = results / "noted"
         os.environ["FEDBABU_FIRST_STEP"] = str(note)
         command = [
@@ -105,13 +115,13 @@ class Bench:
         noted = [float(line) for line in note.read_text().split()] if note.exists() else []
         run = next(iter(all_runs(results)), None)
         # flwr itself succeeds if the app fails, and a client that fails is fast.
-        well = run and run.finished and all(not r["failed"] and r["attempts"] == 1 for r in run.rounds)
+        well = run and run.finished and all(not r.failed and r.attempts == 1 for r in run.rounds)
         if not (well if own else noted):
             raise SystemExit((results / "log").read_text())
         return Measured(run, typed, noted, memory)
 
     def app(self, name: str, **components: str) -> Path:
-        """A copy of the project with other components, which are in a file of this folder."""
+        """Copy the project, and replace its components by those in a file of the folder of this module."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(".*", "results"), dirs_exist_ok=True)
         project = (PROJECT / "pyproject.toml").read_text()
@@ -124,7 +134,7 @@ class Bench:
 
 @contextmanager
 def flowers_superlink(folder: Path) -> Iterator[tuple[dict[str, str], None]]:
-    """The environment in which `flwr run` starts a SuperLink of Flower's; that is stopped in the end."""
+    """The environment in which `flwr run` starts its own SuperLink, which is stopped in the end."""
     try:
         yield flower_environment(str(folder), *free_ports(2)), None
     finally:
@@ -135,7 +145,7 @@ def flowers_superlink(folder: Path) -> Iterator[tuple[dict[str, str], None]]:
 
 
 def workers(superlink: psutil.Process) -> list[psutil.Process]:
-    """The processes of Ray's in which ClientApps run."""
+    """The processes of Ray in which ClientApps run."""
     found = []
     for process in superlink.children(recursive=True):
         with suppress(psutil.Error):
@@ -145,7 +155,7 @@ def workers(superlink: psutil.Process) -> list[psutil.Process]:
 
 
 def own_memory(process: psutil.Process) -> float:
-    """The resident memory in MB, but for the decoded images that are mapped from the cache, which all share."""
+    """Resident memory of a process in MB, without the decoded images, which all processes share."""
     with suppress(psutil.Error):
         shared = sum(each.rss for each in process.memory_maps() if each.path.endswith("-images.npy"))
         return (process.memory_info().rss - shared) / 1e6
@@ -153,13 +163,13 @@ def own_memory(process: psutil.Process) -> float:
 
 
 class BareLoop:
-    """Two processes of the bare loop, which train half of a round's clients each, at the same time.
+    """The bare loop in two processes, each of which trains half of a round's clients at the same time.
 
     The clients are the first ten; those that the app samples have as many images.
     """
 
     def __init__(self, bench: Bench, config: RunConfig, *options: str) -> None:
-        dataset, partition = open_simulated_data(config)
+        dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
         clients = partition.clients[: config.clients_per_round]
         self.processes = []
         for node in range(NODES):
@@ -177,7 +187,7 @@ class BareLoop:
         self.seconds()  # not counted: the first steps allocate memory
 
     def seconds(self) -> float:
-        """The seconds of a default round."""
+        """Train for one round of the default configuration; returns the seconds that it took."""
         started = time.perf_counter()
         for process in self.processes:
             process.stdin.write("\n")
@@ -187,7 +197,7 @@ class BareLoop:
         return time.perf_counter() - started
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         for process in self.processes:
             process.stdin.close()
             process.wait()

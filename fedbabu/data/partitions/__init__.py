@@ -1,12 +1,5 @@
-"""Every scheme that `partition` accepts: one file and one line here each."""
+"""Who holds what: the schemes that divide a dataset among the clients, and the partition that results."""
 
-from fedbabu.data.partitions.base import Scheme
-from fedbabu.data.partitions.classes import CLASSES
-from fedbabu.data.partitions.dirichlet import DIRICHLET
-from fedbabu.data.partitions.iid import IID
-from fedbabu.data.partitions.natural import NATURAL
-from fedbabu.data.partitions.shards import SHARDS
+from fedbabu.data.partitions.schemes import PARTITIONS, PartitionSpec
 
-PARTITIONS = {scheme.name: scheme for scheme in (SHARDS, CLASSES, DIRICHLET, IID, NATURAL)}
-
-__all__ = ["PARTITIONS", "Scheme"]
+__all__ = ["PARTITIONS", "PartitionSpec"]

@@ -1,99 +1,42 @@
-"""A partitioner for flwr-datasets: shards of one class each, for labels that need not be balanced."""
+"""Shards of one class each, for labels that need not be balanced."""
 
-from heapq import heapify, heapreplace
-
-import datasets
 import numpy as np
-from flwr_datasets.partitioner import Partitioner
 
 from fedbabu.data.partitions.rounding import round_table
+from fedbabu.data.source import IntArray
 
 
-class LabelShardPartitioner(Partitioner):
-    """Cuts every class into shards and gives each partition the same number of them at random.
+def label_shards(labels: IntArray, num_clients: int, shards_per_client: int, seed: int) -> list[IntArray]:
+    """Cut every class into shards, and give each client the rows of the same number of shards, in random order.
 
-    `ShardPartitioner` cuts the sorted labels into shards of one size. Where that divides every class, this one gives
-    the same partitions. Where it does not, `ShardPartitioner` drops the remainder and makes shards of two classes;
-    this one cuts each class on its own, the larger ones into more shards, so that every example is used and
-    no partition has more classes than shards.
-
-    Args:
-        num_partitions: of the dataset.
-        partition_by: the column of labels.
-        num_shards_per_partition: shards that a partition gets.
-        seed: of who gets which, and of the order within a partition.
+    flwr-datasets' `ShardPartitioner` cuts the sorted labels into shards of one size. If that size divides every class,
+    this function gives the same partitions. If not, `ShardPartitioner` drops the remainder and makes shards of two
+    classes; this function cuts each class by itself, the larger ones into more shards, so that every row is used and no
+    client has more classes than shards. There must be at least as many shards as classes, and as many rows as shards.
     """
+    _, labels, class_sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    num_classes, num_shards = len(class_sizes), num_clients * shards_per_client
+    shards_of_class = np.ones_like(class_sizes)
+    for _ in range(num_shards - num_classes):  # one more for the class with the largest shards
+        shards_of_class[np.argmax(class_sizes / shards_of_class)] += 1
+    class_of = np.repeat(np.arange(num_classes), shards_of_class)  # of each shard
+    rng = np.random.default_rng(seed)
+    shards = rng.permutation(num_shards)
+    client_of = np.argsort(shards) // shards_per_client  # of each shard
 
-    def __init__(self, num_partitions: int, partition_by: str, num_shards_per_partition: int, seed: int) -> None:
-        super().__init__()
-        self._num_partitions = num_partitions
-        self._partition_by = partition_by
-        self._num_shards_per_partition = num_shards_per_partition
-        self._seed = seed
-        self._rows: list[list[int]] = []
+    num_held = np.zeros((num_clients, num_classes), dtype=np.int64)  # shards that a client has of a class
+    place = np.empty(num_shards, dtype=np.int64)  # of a shard among those of its class and client
+    for shard, cell in enumerate(zip(client_of, class_of, strict=True)):
+        place[shard] = num_held[cell]
+        num_held[cell] += 1
 
-    @property
-    def num_partitions(self) -> int:
-        """Total number of partitions."""
-        return self._num_partitions
-
-    def load_partition(self, partition_id: int) -> datasets.Dataset:
-        """Load a partition.
-
-        Raises:
-            ValueError: if there are fewer shards than classes, or more than examples.
-        """
-        self._rows = self._rows or self._cut()
-        return self.dataset.select(self._rows[partition_id])
-
-    def _cut(self) -> list[list[int]]:
-        """The rows of every partition."""
-        labels = np.asarray(self.dataset[self._partition_by][:])
-        _, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        num_shards = self._num_partitions * self._num_shards_per_partition
-        if not len(counts) <= num_shards <= len(labels):
-            raise ValueError(f"{len(labels)} examples of {len(counts)} classes cannot make {num_shards} shards.")
-        shards = _shards_of_classes(counts, num_shards)
-        class_of = np.repeat(np.arange(len(counts)), shards)
-        rng = np.random.default_rng(self._seed)
-        owned = rng.permutation(num_shards).reshape(self._num_partitions, self._num_shards_per_partition)
-
-        owner = np.empty(num_shards, dtype=np.int64)
-        owner[owned.ravel()] = np.repeat(np.arange(self._num_partitions), self._num_shards_per_partition)
-
-        # How many examples a partition gets of a class, so that its size is that of its shards to within one;
-        held = np.zeros((self._num_partitions, len(counts)), dtype=np.int64)
-        np.add.at(held, (owner, class_of), 1)
-        examples = round_table(held * (counts / shards), np.random.default_rng(self._seed))[owner, class_of]
-        # its first, second, … shard of a class has their first, second, … part.
-        held = held[owner, class_of]
-        place = _place_in_group(owner * len(counts) + class_of)
-        sizes = (place + 1) * examples // held - place * examples // held
-        ends = np.cumsum(sizes)
-        order = np.argsort(labels, kind="stable")
-        partitions = []
-        for own in owned:
-            rows = [int(row) for shard in own for row in order[ends[shard] - sizes[shard] : ends[shard]]]
-            rng.shuffle(rows)
-            partitions.append(rows)
-        return partitions
-
-
-def _place_in_group(groups: np.ndarray) -> np.ndarray:
-    """For each element, how many of its group come before it."""
-    order = np.argsort(groups, kind="stable")
-    place = np.empty_like(groups)
-    place[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
-    return place
-
-
-def _shards_of_classes(counts: np.ndarray, num_shards: int) -> np.ndarray:
-    """How many shards each class is cut into: one, and then one more wherever shards are largest."""
-    shards = np.ones_like(counts)
-    largest = [(-float(count), label) for label, count in enumerate(counts)]
-    heapify(largest)
-    for _ in range(num_shards - len(counts)):
-        label = largest[0][1]
-        shards[label] += 1
-        heapreplace(largest, (-counts[label] / shards[label], label))
-    return shards
+    # How many rows of each class a client has: the totals of the client and of the class are those of their shards to
+    # within one. A client's rows of a class are divided among its shards of that class, in order.
+    num_rows = round_table(num_held * (class_sizes / shards_of_class), np.random.default_rng(seed))
+    held, rows = num_held[client_of, class_of], num_rows[client_of, class_of]
+    sizes = (place + 1) * rows // held - place * rows // held
+    rows_of_shard = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    return [
+        rng.permutation(np.concatenate([rows_of_shard[shard] for shard in shards_of_client]))
+        for shards_of_client in shards.reshape(num_clients, shards_per_client)
+    ]

@@ -1,0 +1,34 @@
+"""How many rounds an algorithm runs, and the learning rate of each of them (Section 3, "Experimental setup")."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The rounds of an algorithm and their learning rate, given the run-config keys num-server-rounds (K) and so on.
+
+    The learning rate is divided by ten after half of the training rounds, and again after three quarters.
+    """
+
+    rounds_divisor: int = 1  # the algorithm trains for K over this number of rounds, rounded down, and at least one
+    initial_decays: int = 0  # how many times the learning rate is divided by ten before the first round
+    # 0 if clients communicate in every round. Otherwise each client is visited once and trains all rounds one after the
+    # other. The visits are spread over this number of server rounds, which decides how often progress is reported.
+    visits: int = 0
+
+    def num_rounds(self, num_server_rounds: int, num_clients: int) -> int:
+        """Number of rounds that the server runs."""
+        return min(self.visits, num_clients) if self.visits else max(num_server_rounds // self.rounds_divisor, 1)
+
+    def training_rounds(self, server_round: int, num_server_rounds: int) -> list[int]:
+        """The training rounds, counted from 1, that a client goes through in one round of the server."""
+        return list(range(1, num_server_rounds + 1)) if self.visits else [server_round]
+
+    def learning_rate(self, initial: float, training_round: int, num_server_rounds: int) -> float:
+        """Learning rate of one training round, counted from 1, given the initial learning rate."""
+        rounds, finished = max(num_server_rounds // self.rounds_divisor, 1), training_round - 1
+        decays = self.initial_decays + (2 * finished >= rounds) + (4 * finished >= 3 * rounds)
+        return initial / 10**decays
+
+
+PAPER_SCHEDULE = Schedule()

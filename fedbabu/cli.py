@@ -1,0 +1,130 @@
+"""The command line: `fedbabu sweep`, `report`, `partition` and `config`. `python -m fedbabu` is the same."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedbabu.errors import ConfigError, RunError
+
+# Each command imports what it needs, because some of that takes seconds.
+app = typer.Typer(
+    help="Reproduce the paper's tables and figures, and look at what a run takes. The runs themselves: `flwr run`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Overrides = Annotated[list[str] | None, typer.Argument()]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; its exit status is 0, 1 after an error in one sentence, 2 for wrong usage, or 130 after Ctrl-C."""
+    try:
+        app(arguments, prog_name="fedbabu")
+    except (ConfigError, RunError) as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"A file cannot be used: {error}.")
+
+
+@app.command()
+def sweep(
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and how long they would take.")] = False,
+) -> None:
+    """Run what is left of an experiment, then show its report.
+
+    OVERRIDES choose and change the experiment, as Hydra has them: experiment=table13 cells.s=2 seeds=[1,2]
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C, with everything that was started
+    try:
+        from fedbabu.reproduction.experiment import Experiment
+        from fedbabu.reproduction.report import terminal, write_report
+        from fedbabu.reproduction.sweep import carry_out, listing, plan, summary
+
+        console, experiment = terminal(), Experiment.compose(overrides or [])
+        runs = plan(experiment)
+        if dry_run:
+            console.print(listing(runs))
+        console.print(summary(experiment, runs))
+        if dry_run:
+            return
+        carry_out(runs, experiment.results_dir / ".sweep", console)
+        print(write_report(experiment, console.width))
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    failed = [run for run in runs if run.failure]
+    for run in failed:
+        console.print(f"Failed: {run.labels[0]}: {run.failure}", style="red")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(overrides: Overrides = None) -> None:
+    """Show and draw the results of an experiment beside the paper's.
+
+    OVERRIDES choose and narrow the experiment, as for `fedbabu sweep`: experiment=table13 cells.s=2
+    """
+    from fedbabu.reproduction.experiment import Experiment
+    from fedbabu.reproduction.report import terminal, write_report
+
+    print(write_report(Experiment.compose(overrides or []), terminal().width))
+
+
+@app.command()
+def partition(
+    run_config: Annotated[list[str] | None, typer.Option(help="As for `flwr run`: keys, or a TOML file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The picture; by default in `partitions` of results-dir.")] = None,
+) -> None:
+    """Show and draw how a dataset is divided among the clients."""
+    import pandas as pd
+
+    from fedbabu.config import RunConfig, default_run_config, parse_overrides
+    from fedbabu.data.partitions.partition import all_class_counts, open_simulated_data, partition_name, partition_title
+    from fedbabu.plots.paper_figures import clients_and_classes
+    from fedbabu.plots.style import save_figure
+    from fedbabu.runs.folder import results_folder
+
+    config = RunConfig.from_flower(default_run_config() | parse_overrides(run_config or []))
+    dataset, clients = open_simulated_data(config.data_spec, config.partition_spec)
+    counts, title = all_class_counts(dataset, clients), partition_title(dataset, config.partition_spec)
+    train, test = counts["train"], counts["test"]  # numbers of images, int64 [clients, classes]
+    held = pd.DataFrame(
+        {
+            "training images": train.sum(axis=1),
+            "test images": test.sum(axis=1),
+            "classes in training": (train > 0).sum(axis=1),
+            "classes in testing": (test > 0).sum(axis=1),
+            "of them, not in training": ((test > 0) & (train == 0)).sum(axis=1),
+        }
+    )
+    numbers = held.describe().T.assign(std=held.std(ddof=0))
+    print(title, numbers.rename_axis(columns="of a client").to_string(float_format="{:.1f}".format), sep="\n")
+    num_train, num_test = len(dataset.labels["train"]), len(dataset.labels["test"])
+    print(f"{train.sum()} of {num_train} training images and {test.sum()} of {num_test} test images")
+    name = f"{Path(dataset.name).name}-{partition_name(config.partition_spec)}.png"
+    path = (output or results_folder(config) / "partitions" / name).absolute()
+    path = path / name if path.is_dir() else path if path.suffix else path.with_suffix(".png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_figure(clients_and_classes(counts, title, dataset), path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
+    print(f"Picture: {path}")
+
+
+@app.command()
+def config() -> None:
+    """Print all run-config keys: default, allowed values, meaning."""
+    from fedbabu.config import RunConfig, default_run_config, key_meanings, toml_value
+    from fedbabu.config.wording import allowed_values
+
+    defaults, meanings = default_run_config(), key_meanings()
+    print("| key | default | allowed | meaning |\n| --- | --- | --- | --- |")
+    for key, schema in RunConfig.model_json_schema()["properties"].items():
+        print(f"| `{key}` | `{toml_value(defaults[key])}` | {allowed_values(schema)} | {meanings[key]} |")

@@ -1,0 +1,16 @@
+"""The run configuration: its keys, their allowed values, defaults and meanings, and what follows from them."""
+
+from fedbabu.config.defaults import (
+    PAPER_PROTOCOL,
+    RUNTIME_KEYS,
+    default_run_config,
+    key_meanings,
+    parse_overrides,
+    toml_value,
+)
+from fedbabu.config.run_config import RunConfig
+
+__all__ = [
+    "PAPER_PROTOCOL", "RUNTIME_KEYS", "RunConfig", "default_run_config", "key_meanings", "parse_overrides",
+    "toml_value",
+]  # fmt: skip

@@ -1,0 +1,58 @@
+"""The run config of pyproject.toml, overrides as `flwr run` accepts them, and which keys are special in what way."""
+
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedbabu.errors import ConfigError
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+# Runtime keys say how a run is carried out and do not change its results. A resumed run may be given new values.
+RUNTIME_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "logger")
+
+# Keys of earlier versions that no longer exist and never changed a result; a recorded configuration may have them.
+RETIRED_KEYS = ("cuda-graph",)
+
+# The values that the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").
+PAPER_PROTOCOL: dict[str, Any] = json.loads(Path(__file__).with_name("paper_protocol.json").read_text(encoding="utf-8"))
+
+
+def default_run_config() -> dict[str, Any]:
+    """The run config of pyproject.toml, under Flower's key names."""
+    return tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
+
+
+def key_meanings() -> dict[str, str]:
+    """The meaning of each run-config key: the comment above it in pyproject.toml, without the full stop."""
+    section = PYPROJECT.read_text(encoding="utf-8").split("[tool.flwr.app.config]")[1].split("\n[")[0]
+    documented = re.findall(r"^((?:# .+\n)+)([\w-]+) =", section, flags=re.MULTILINE)
+    return {key: " ".join(comment.replace("# ", "").split()).removesuffix(".") for comment, key in documented}
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """The run-config keys in what `flwr run --run-config` accepts: one TOML file, or texts like "a=1 b='two'".
+
+    Raises:
+        ConfigError: If a text or the file is not of that form, or the file cannot be read.
+    """
+    try:
+        if len(texts) == 1 and texts[0].endswith(".toml"):
+            return tomllib.loads(Path(texts[0]).expanduser().read_text(encoding="utf-8"))
+        pairs = re.findall(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)", " ".join(texts))
+        if not all("=" in text for text in texts):
+            raise ValueError("there is a text without an equals sign")
+        return tomllib.loads("\n".join(f"{key} = {value}" for key, value in pairs))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--run-config {' '.join(texts)} cannot be read ({error}): it must be one TOML file, or keys and values "
+            "like \"num-clients=100 algorithm='fedavg'\"."
+        ) from error
+
+
+def toml_value(value: object) -> str:
+    """A value as TOML writes it, with single quotes around text."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)

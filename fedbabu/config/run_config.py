@@ -1,0 +1,203 @@
+"""The checked run configuration, and the quantities of the protocol that follow from it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+
+from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
+from fedbabu.config.defaults import RETIRED_KEYS
+from fedbabu.config.keys import RunConfigKeys
+from fedbabu.config.wording import error_sentence
+from fedbabu.data.partitions import PartitionSpec
+from fedbabu.data.source import DataSpec
+from fedbabu.errors import ConfigError
+
+PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
+
+
+class RunConfig(RunConfigKeys):
+    """A checked run configuration, and what follows from it."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "RunConfig":
+        check_combination(self)
+        return self
+
+    @classmethod
+    def from_flower(cls, run_config: Mapping[str, object]) -> "RunConfig":
+        """Check Flower's run config.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or its value has the wrong type or range, or if two keys do not
+                fit together.
+        """
+        try:
+            return cls.model_validate(dict(run_config))
+        except ValidationError as error:
+            raise ConfigError(error_sentence(error, cls)) from error
+
+    @classmethod
+    def from_recorded(cls, run_config: Mapping[str, object]) -> "RunConfig":
+        """Check the run config that a run folder recorded, which may hold keys of an earlier version.
+
+        Raises:
+            ConfigError: As `from_flower`.
+        """
+        return cls.from_flower({key: value for key, value in run_config.items() if key not in RETIRED_KEYS})
+
+    def to_flower(self) -> dict[str, Any]:
+        """The same configuration under Flower's key names, in the order of RunConfig."""
+        return self.model_dump(by_alias=True)
+
+    @property
+    def algorithm_spec(self) -> Algorithm:
+        """The algorithm, with the variants of local training and fine-tuning that this configuration asks for."""
+        algorithm, part = ALGORITHMS[self.algorithm], PARTS[self.finetune_part]
+        personalizes = algorithm.personalizes if part is None else (Phase(part),)
+        return replace(
+            algorithm,
+            trains=tuple(map(self._variant, algorithm.trains)),
+            trains_personal=tuple(map(self._variant, algorithm.trains_personal)),
+            personalizes=personalizes if self.num_finetune_epochs else (),
+        )
+
+    def _variant(self, phase: Phase) -> Phase:
+        factor = self.head_learning_rate_factor
+        return replace(phase, trained_blocks=self.trained_blocks, head_learning_rate_factor=factor)
+
+    @property
+    def coefficients(self) -> dict[str, Any]:
+        """The values of the algorithm's own coefficients, by their run-config keys."""
+        values = self.to_flower()
+        return {key: values[key] for key in ALGORITHMS[self.algorithm].coefficients}
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """The part of the configuration that says which dataset is read, and how."""
+        return DataSpec(self.dataset, self.image_column, self.label_column, self.client_column, self.test_fraction)
+
+    @property
+    def partition_spec(self) -> PartitionSpec:
+        """The part of the configuration that says how the dataset is divided among the clients."""
+        return PartitionSpec(
+            scheme=self.partition,
+            num_clients=self.num_clients,
+            seed=self.seed,
+            shards_per_client=self.shards_per_client,
+            num_classes_per_client=self.num_classes_per_client,
+            dirichlet_beta=self.dirichlet_beta,
+            client_column=self.client_column,
+            iid_test_set=self.iid_test_set,
+        )
+
+    @property
+    def diagnostics(self) -> frozenset[str]:
+        """The extra measurements that the run-config key `record` asks for."""
+        return frozenset(self.record.split())
+
+    @property
+    def part_trained_on_server(self) -> Part:
+        """The part that the server itself trains after each aggregation; NOTHING without data on the server."""
+        if not self.server_data_fraction:
+            return Part.NOTHING
+        return PARTS[self.server_part] or ALGORITHMS[self.algorithm].shares
+
+    @property
+    def num_rounds(self) -> int:
+        """Number of rounds that the server runs, by the algorithm's schedule."""
+        return ALGORITHMS[self.algorithm].schedule.num_rounds(self.num_server_rounds, self.num_clients)
+
+    def training_rounds(self, server_round: int) -> list[int]:
+        """Numbers of the training rounds that a client goes through in one round of the server."""
+        return ALGORITHMS[self.algorithm].schedule.training_rounds(server_round, self.num_server_rounds)
+
+    def learning_rate_in(self, training_round: int) -> float:
+        """Learning rate of a training round, counted from 1, by the algorithm's schedule."""
+        schedule = ALGORITHMS[self.algorithm].schedule
+        return schedule.learning_rate(self.learning_rate, training_round, self.num_server_rounds)
+
+    @property
+    def finetune_learning_rate(self) -> float:
+        """Learning rate of fine-tuning: that of the last training round, as in the authors' code."""
+        return self.learning_rate_in(self.training_rounds(self.num_rounds)[-1])
+
+    @property
+    def clients_per_round(self) -> int:
+        """Number of clients sampled in a round, max(⌊f · N⌋, 1) (Algorithm 1, line 3); 0 in centralized training."""
+        if self.fraction_train == 0:
+            return 0
+        # Rounded before the floor: 0.29 · 100 is 28.999999999999996 in floating point.
+        return max(int(round(self.fraction_train * self.num_clients, 9)), 1)
+
+    @property
+    def total_local_epochs(self) -> int:
+        """Number of epochs that one client trains the shared model in one training round, all phases together."""
+        return sum(phase.num_epochs(self.num_local_epochs) for phase in self.algorithm_spec.trains)
+
+    @property
+    def total_finetune_epochs(self) -> int:
+        """Number of epochs that one client is fine-tuned in the final evaluation, all phases together."""
+        return sum(phase.num_epochs(self.num_finetune_epochs) for phase in self.algorithm_spec.personalizes)
+
+
+def check_combination(config: RunConfig) -> None:
+    """Check that the keys fit together, which no key can say on its own.
+
+    Raises:
+        ConfigError: Naming the keys that do not fit together.
+    """
+    algorithm, name = config.algorithm_spec, config.algorithm
+    record, centralized = f"record = '{config.record}'", config.fraction_train == 0
+    if not centralized and config.min_fit_clients > config.clients_per_round:
+        raise ConfigError(
+            f"min-fit-clients = {config.min_fit_clients} is more than the {config.clients_per_round} clients that "
+            f"fraction-train = {config.fraction_train} samples in a round: it must be from 1 to "
+            f"{config.clients_per_round}."
+        )
+    if algorithm.starts_from and not config.initial_model.strip():
+        raise ConfigError(
+            f"algorithm = '{name}' starts from a finished '{algorithm.starts_from}' run, but initial-model is empty: "
+            "it must be that run's folder or its model.safetensors."
+        )
+    if centralized and not config.server_data_fraction:
+        raise ConfigError(
+            "fraction-train = 0.0 trains on the server alone, but server-data-fraction = 0.0 leaves it without "
+            "training images: raise one of them (server-data-fraction = 1.0 is centralized training)."
+        )
+    if "similarity" in config.diagnostics and not algorithm.personalizes:
+        raise ConfigError(
+            f"{record} measures fine-tuning, but num-finetune-epochs = {config.num_finetune_epochs} or algorithm = "
+            f"'{name}' leaves no fine-tuning: remove 'similarity' from it."
+        )
+    if "class-accuracy" in config.diagnostics and centralized:
+        raise ConfigError(
+            f"{record} measures local training, but with fraction-train = 0.0 there is none: remove 'class-accuracy' "
+            "from it."
+        )
+    if "features" in config.diagnostics and Part.BODY not in algorithm.shares:
+        raise ConfigError(
+            f"{record} measures the global body, but algorithm = '{name}' shares no body: remove 'features' from it."
+        )
+    if centralized and (algorithm.keeps or any(phase != Phase(phase.part) for phase in algorithm.trains)):
+        raise ConfigError(
+            f"fraction-train = 0.0 trains on the server alone, but algorithm = '{name}', trained-blocks = "
+            f"{config.trained_blocks} or head-learning-rate-factor = {config.head_learning_rate_factor} is about local "
+            "training: they must be 'fedavg' or 'fedbabu', 0 and 1.0."
+        )
+    if config.initial_model and config.head_init != "he":
+        raise ConfigError(
+            f"head-init = '{config.head_init}' and initial-model = '{config.initial_model}' both say where the head "
+            "starts: head-init must be 'he', or initial-model empty."
+        )
+    if not algorithm.communicates and config.server_data_fraction:
+        raise ConfigError(
+            f"algorithm = '{name}' shares nothing, so the server has nothing to train: server-data-fraction must be "
+            "0.0."
+        )
+    if not centralized and config.part_trained_on_server not in algorithm.shares:
+        raise ConfigError(
+            f"server-part = '{config.server_part}' is a part that '{name}' does not share: it must be within "
+            f"'{(algorithm.shares.name or '').lower()}'."
+        )

@@ -1,0 +1,105 @@
+"""Discovery: before the first round, the server asks every node which clients it can serve."""
+
+from collections.abc import Iterable
+from time import monotonic, sleep
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fedbabu.config import RunConfig
+from fedbabu.data.partitions.partition import too_small_client
+from fedbabu.errors import ConfigError
+from fedbabu.federation.clients import ClientInfo, Federation
+from fedbabu.federation.messages import NodeInfo
+from fedbabu.federation.reply_checks import ReplyError
+
+NODE_WAIT_SECONDS = 60.0  # without a new node, before the run stops for lack of clients
+
+
+def discover(grid: Grid, config: RunConfig) -> Federation:
+    """Ask every node which clients it can serve, until all num-clients clients are found.
+
+    Raises:
+        ConfigError: If a node cannot use the configuration, if the nodes' data do not fit together, or if clients are
+            missing.
+    """
+    infos: dict[int, NodeInfo] = {}  # by node
+    failures: dict[int, str] = {}  # by node
+    last_news = monotonic()
+    while True:
+        if new_nodes := sorted(set(grid.get_node_ids()) - infos.keys()):
+            found = _query(grid, new_nodes, config, failures)
+            infos |= found
+            _check_local_data(infos)
+            last_news = monotonic() if found else last_news
+        clients = {client for info in infos.values() for client in info.clients}
+        num_missing = config.num_clients - len(clients)
+        if infos and not num_missing and len(infos) >= max(info.num_nodes for info in infos.values()):
+            return _federation(infos)
+        if monotonic() - last_news > NODE_WAIT_SECONDS:
+            reasons = "".join(f" Node {node} {reason}." for node, reason in failures.items())
+            missing = f" (client {min(set(range(config.num_clients)) - clients)} for one)" if num_missing else ""
+            raise ConfigError(
+                f"num-clients = {config.num_clients}, of which {num_missing}{missing} are on none of the {len(infos)} "
+                f"connected SuperNodes: start all SuperNodes, or lower num-clients.{reasons}"
+            )
+        sleep(1.0 if failures else 0.1)
+
+
+def _query(grid: Grid, nodes: Iterable[int], config: RunConfig, failures: dict[int, str]) -> dict[int, NodeInfo]:
+    """What nodes answer; why a node failed is put into `failures`, and the node is asked again later."""
+    content = RecordDict({"run-config": ConfigRecord(config.to_flower())})
+    queries = [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
+    infos = {}
+    for reply in grid.send_and_receive(queries, timeout=config.client_timeout or None):
+        node = reply.metadata.src_node_id
+        if reply.has_error():  # its process may have died
+            failures[node] = f"failed: {reply.error.reason}"
+            continue
+        try:
+            infos[node] = NodeInfo.from_content(reply.content)
+        except ReplyError as error:
+            raise ConfigError(f"The description of node {node} is refused: its {error}.") from error
+        if (last := max(infos[node].clients, default=0)) >= config.num_clients:
+            raise ConfigError(f"Node {node} has client {last}, but there are num-clients = {config.num_clients}.")
+        failures.pop(node, None)
+    return infos
+
+
+def _check_local_data(infos: dict[int, NodeInfo]) -> None:
+    """Raise a ConfigError if a client with local data is on several nodes: the data of some would not be used."""
+    nodes_of: dict[int, list[int]] = {}
+    for node, info in infos.items():
+        for client in info.clients:
+            nodes_of.setdefault(client, []).append(node)
+    for client, nodes in nodes_of.items():
+        if len(nodes) > 1 and any(infos[node].local_data for node in nodes):
+            raise ConfigError(
+                f"Client {client} is on the SuperNodes {nodes}, but with local data a client is on one node: start "
+                "every SuperNode with a data-path, and with a partition-id that no other SuperNode has."
+            )
+
+
+def _federation(infos: dict[int, NodeInfo]) -> Federation:
+    """The federation of these nodes, or a ConfigError if a client has too few images or the images' shapes differ."""
+    clients: dict[int, ClientInfo] = {}
+    nodes_of: dict[int, list[int]] = {}
+    for node, info in infos.items():
+        for client, client_info in info.clients.items():
+            if too_small := too_small_client(client, client_info.num_train, client_info.num_test):
+                raise ConfigError(f"{too_small[0].upper()}{too_small[1:]}: give it more, or set test-fraction.")
+            nodes_of.setdefault(client, []).append(node)
+            clients[client] = client_info
+    shapes = {info.image_shape for info in infos.values()}
+    if len(shapes) > 1:
+        raise ConfigError(f"The SuperNodes' images differ in channels, height or width: {sorted(shapes)}.")
+    names = {info.dataset for info in infos.values()}
+    return Federation(
+        clients=dict(sorted(clients.items())),
+        nodes_of=nodes_of,
+        local_data=any(info.local_data for info in infos.values()),
+        dataset=names.pop() if len(names) == 1 else "own-data",
+        image_shape=shapes.pop(),
+        num_classes=max(info.num_classes for info in infos.values()),
+        devices=tuple(sorted({info.device for info in infos.values()})),
+    )

@@ -1,0 +1,107 @@
+"""The node's side: which clients a SuperNode can serve, and the data and networks that it serves them with.
+
+With at least as many simulated nodes as clients, node p serves client p. With fewer, every node reads the whole dataset
+and can serve all clients. A node that was started with `--node-config "data-path='/path/to/data' partition-id=3"`
+serves client 3, with the local data in that folder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message
+
+from fedbabu.config import RunConfig
+from fedbabu.data.dataset import ImageDataset, open_dataset
+from fedbabu.data.partitions.partition import Partition, open_simulated_data, whole_dataset
+from fedbabu.errors import ConfigError
+from fedbabu.federation.clients import ClientInfo
+from fedbabu.federation.messages import NodeInfo
+from fedbabu.models import ImageShape, SplitNetwork, build_model
+from fedbabu.training.aggregation import State
+from fedbabu.training.client import Client
+from fedbabu.training.device import training_device
+
+
+@dataclass(frozen=True)
+class Node:
+    """A SuperNode in one run: its data, how they are divided among clients, and the clients that it can serve.
+
+    `num_nodes` is the number of nodes in the simulation, or 0 if the node does not know it; `local_data` says whether
+    the node has local data instead of a dataset that all nodes read.
+    """
+
+    config: RunConfig
+    dataset: ImageDataset
+    partition: Partition
+    clients: list[int]
+    num_nodes: int = 0
+    local_data: bool = False
+
+    @classmethod
+    def from_message(cls, message: Message, context: Context) -> "Node":
+        """The node that received a message. Its data are opened once per process.
+
+        Raises:
+            ConfigError: If the run or node configuration is wrong, or the data cannot be used.
+        """
+        config = RunConfig.from_flower(message.content.config_records["run-config"])
+        node_config: Mapping[str, Any] = context.node_config
+        number, num_nodes = node_config.get("partition-id"), node_config.get("num-partitions", 0)
+        if folder := node_config.get("data-path"):
+            if type(number) is not int or not 0 <= number < config.num_clients:
+                raise ConfigError(
+                    f"The SuperNode with data-path = '{folder}' has partition-id = {number!r}: it must be the number "
+                    f"of its client, from 0 to num-clients - 1 = {config.num_clients - 1}."
+                )
+            dataset = open_dataset(replace(config.data_spec, dataset=folder))
+            return cls(config, dataset, whole_dataset(dataset, number, config.seed), [number], local_data=True)
+        dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
+        clients = partition.clients
+        if number is not None and num_nodes >= len(clients):
+            clients = clients[number : number + 1]
+        return cls(config, dataset, partition, clients, num_nodes)
+
+    def info(self) -> NodeInfo:
+        """What the server must know before it can sample clients and build the global model."""
+        rows, labels = self.partition.rows, self.dataset.labels["train"]
+        clients = {
+            client: ClientInfo(
+                num_train=len(rows["train"][client]),
+                num_test=len(rows["test"][client]),
+                classes=tuple(np.unique(labels[rows["train"][client]]).tolist()),
+                checksum=self.dataset.checksum,
+            )
+            for client in self.clients
+        }
+        return NodeInfo(
+            clients=clients,
+            dataset=self.dataset.name,
+            image_shape=self.dataset.image_shape,
+            num_classes=self.dataset.num_classes,
+            num_nodes=self.num_nodes,
+            local_data=self.local_data,
+            device=training_device().type,
+        )
+
+    def networks(self, global_state: State) -> tuple[SplitNetwork, SplitNetwork]:
+        """A network to train, and one that holds the global model; both are built once per process.
+
+        The server decides on the width of the head, because a node with local data may not know all classes.
+        """
+        num_classes = len(global_state["head.bias"])
+        model, global_model = _build_networks(self.config.model_name, self.dataset.image_shape, num_classes)
+        global_model.load_state_dict(global_state)
+        return model, global_model
+
+    def client(self, client: int, networks: tuple[SplitNetwork, SplitNetwork]) -> Client:
+        """One of the node's clients, ready for training or evaluation with these networks."""
+        return Client(client, self.config, self.dataset, self.partition, *networks)
+
+
+@cache
+def _build_networks(name: str, image_shape: ImageShape, num_classes: int) -> tuple[SplitNetwork, SplitNetwork]:
+    model, global_model = (build_model(name, image_shape, num_classes, seed=0).to(training_device()) for _ in range(2))
+    return model, global_model

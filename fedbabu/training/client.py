@@ -1,0 +1,142 @@
+"""One client: its data, its local training in a round, and its evaluation without fine-tuning.
+
+A client starts from the global model, in which its client state (the part that the algorithm keeps on the client)
+replaces the same part of the global model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedbabu.algorithms import Part, Phase
+from fedbabu.config import RunConfig
+from fedbabu.data.dataset import ImageDataset
+from fedbabu.data.partitions.partition import Partition
+from fedbabu.data.transforms import Examples, client_examples
+from fedbabu.models import SplitNetwork
+from fedbabu.seeding import Purpose, torch_generator
+from fedbabu.training.aggregation import State
+from fedbabu.training.device import training_device
+from fedbabu.training.diagnostics import ClassAccuracyCurve
+from fedbabu.training.evaluation import ClientEvaluation, ClientResult
+from fedbabu.training.local_sgd import Deadline, LocalTrainingSettings, check_finite, train
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client on a node: its number, its data (its rows of the dataset), and the networks that the node works with.
+
+    The parameters of `model` are overwritten; `global_model` is the global model as the server sent it.
+    """
+
+    id: int
+    config: RunConfig
+    dataset: ImageDataset
+    partition: Partition
+    model: SplitNetwork
+    global_model: SplitNetwork
+
+    def examples(self, split: str) -> Examples:
+        """The client's examples of the split "train" or "test", on this process's device."""
+        rows = self.partition.rows[split][self.id]
+        return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, training_device())
+
+    def reset_model(self, client_state: State) -> None:
+        """Make the client's model the global model, with the client state in the place of the same part."""
+        self.model.load_state_dict({**self.global_model.state_dict(), **client_state})
+
+    def train_model(
+        self,
+        examples: Examples,
+        phases: Sequence[Phase],
+        generator: torch.Generator,
+        epochs: int,
+        learning_rate: float,
+        after_epoch: Sequence[Callable[[], object]],
+    ) -> list[float]:
+        """Train the client's model with the run's settings; see `local_sgd.train`."""
+        settings, transform = LocalTrainingSettings.from_config(self.config), self.dataset.transform
+        return train(
+            self.model, self.global_model, examples, transform, phases, settings, generator,
+            epochs=epochs, learning_rate=learning_rate, after_epoch=after_epoch,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainedClient:
+    """The outcome of one client's local training."""
+
+    shared: State  # the state dict of the part that the client sends to the server
+    client_state: State  # the state dict of the part that stays on the client; empty if the algorithm keeps nothing
+    num_examples: int
+    loss: float  # the mean training loss over all epochs of the shared model
+    in_class: list[float] = field(default_factory=list)  # of ClassAccuracyCurve; empty if it is not recorded
+    out_of_class: list[float] = field(default_factory=list)
+
+
+def train_client(client: Client, client_state: State, training_rounds: list[int]) -> TrainedClient:
+    """Train one client for its part of a round (Algorithm 1, client update).
+
+    Args:
+        client: The client.
+        client_state: What the client kept from an earlier round; empty if nothing.
+        training_rounds: The training rounds, usually one, each with its own learning rate and random numbers.
+
+    Raises:
+        FloatingPointError: If training diverges.
+        TimeoutError: If training takes longer than client-timeout.
+    """
+    config, algorithm, model = client.config, client.config.algorithm_spec, client.model
+    deadline, examples = Deadline(config.client_timeout), client.examples("train")
+    client.reset_model({} if algorithm.trains_personal else client_state)
+    curve = None
+    if "class-accuracy" in config.diagnostics:
+        curve = ClassAccuracyCurve(model, examples, client.examples("test"), client.dataset.transform)
+    loss = _train_rounds(client, examples, algorithm.trains, training_rounds, deadline, curve)
+    shared = _part_of(model, algorithm.shares)
+    if algorithm.trains_personal:
+        client.reset_model(client_state)
+        _train_rounds(client, examples, algorithm.trains_personal, training_rounds, deadline)
+    kept = _part_of(model, algorithm.keeps)
+    check_finite(loss, *shared.values(), *kept.values())
+    curves = (curve.in_class, curve.out_of_class) if curve else ()
+    return TrainedClient(shared, kept, len(examples), loss, *curves)
+
+
+def _train_rounds(
+    client: Client,
+    examples: Examples,
+    phases: tuple[Phase, ...],
+    training_rounds: list[int],
+    deadline: Deadline,
+    curve: ClassAccuracyCurve | None = None,
+) -> float:
+    """Train the client's model, and return the mean training loss over all epochs."""
+    config, losses = client.config, []
+    after_epoch = (deadline.check, curve.measure) if curve else (deadline.check,)
+    for training_round in training_rounds:
+        if curve:
+            curve.measure()
+        generator = torch_generator(config.seed, Purpose.TRAINING, training_round, client.id)
+        learning_rate = config.learning_rate_in(training_round)
+        losses += client.train_model(examples, phases, generator, config.num_local_epochs, learning_rate, after_epoch)
+    return sum(losses) / len(losses)
+
+
+def evaluate_client(client: Client, client_state: State) -> ClientResult:
+    """Measure one client's model without fine-tuning it; raises what `train_client` raises."""
+    deadline = Deadline(client.config.client_timeout)
+    client.reset_model(client_state)
+    evaluation = ClientEvaluation(client.model, client.examples("test"), client.dataset.transform)
+    evaluation.measure()
+    deadline.check()
+    check_finite(*evaluation.result.loss)
+    return evaluation.result
+
+
+def _part_of(model: SplitNetwork, part: Part) -> dict[str, Tensor]:
+    """A copy of one part of a model's state dict."""
+    state = model.state_dict()
+    return {name: state[name].clone() for name in part.names(state)}

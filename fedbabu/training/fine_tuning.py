@@ -1,0 +1,37 @@
+"""A client's fine-tuning: personalization in the final evaluation, measured after every epoch (Section 3)."""
+
+from torch import Tensor
+
+from fedbabu.seeding import Purpose, torch_generator
+from fedbabu.training.aggregation import State
+from fedbabu.training.client import Client
+from fedbabu.training.diagnostics import WeightDirections
+from fedbabu.training.evaluation import ClientEvaluation, ClientResult
+from fedbabu.training.local_sgd import Deadline, check_finite
+
+
+def fine_tune_client(client: Client, client_state: State, server_round: int) -> tuple[ClientResult, dict[str, Tensor]]:
+    """Fine-tune one client's model on its training examples, and measure it before and after every epoch.
+
+    Raises what `train_client` raises. The random numbers are drawn for the last server round.
+
+    Returns:
+        The accuracies, and `WeightDirections.directions`, which are empty if they are not recorded.
+    """
+    config, model = client.config, client.model
+    deadline, examples = Deadline(config.client_timeout), client.examples("train")
+    client.reset_model(client_state)
+    classes = examples.labels if config.iid_test_set else None
+    evaluation = ClientEvaluation(model, client.examples("test"), client.dataset.transform, classes)
+    evaluation.measure_before_fine_tuning(examples)
+    weights = WeightDirections(model)
+    after_epoch = [deadline.check, evaluation.measure]
+    if "similarity" in config.diagnostics:
+        weights.note()
+        after_epoch.append(weights.note)
+    generator = torch_generator(config.seed, Purpose.FINE_TUNING, server_round, client.id)
+    phases, learning_rate = config.algorithm_spec.personalizes, config.finetune_learning_rate
+    client.train_model(examples, phases, generator, config.num_finetune_epochs, learning_rate, after_epoch)
+    deadline.check()
+    check_finite(*evaluation.result.loss)
+    return evaluation.result, weights.directions

@@ -1,0 +1,122 @@
+"""The command `fedbabu`: its help, its errors as sentences, and the commands that the README shows."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from support import PROJECT
+from support.fake_runs import FakeRuns, ramp
+
+from fedbabu.cli import main
+from fedbabu.reproduction.experiment import Experiment
+from fedbabu.reproduction.paper.tables import cells_of_table
+
+PAGES = ("README.md", "_static/README.md")
+ONE_CELL = ["experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4", "algorithm=fedavg"]
+
+
+def run(capsys, *arguments) -> tuple[object, str]:
+    """Run a command in this process; returns its exit status, or the sentence of an error, and what it printed."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    return stopped.value.code, capsys.readouterr().out
+
+
+def python(*arguments) -> str:
+    """What Python prints in a process of its own."""
+    return subprocess.run([sys.executable, *arguments], cwd=PROJECT, text=True, capture_output=True, check=True).stdout
+
+
+def test_the_help_says_what_each_command_is_for():
+    shown = python("-m", "fedbabu", "--help")
+    assert shown == python("-c", "from fedbabu.cli import main; main(['--help'])")
+    lines = dict(re.findall(r"^  (\w+) +(\w.*\.)$", shown.split("Commands:")[1], flags=re.MULTILINE))
+    assert list(lines) == ["sweep", "report", "partition", "config"]
+    assert not any(line.endswith("...") for line in lines.values())
+
+
+def test_the_help_does_not_wait_for_heavy_imports():
+    modules = python("-c", "import sys, fedbabu.cli; print(*sys.modules)").split()
+    assert {"torch", "flwr", "hydra", "matplotlib", "datasets"}.isdisjoint(modules)
+
+
+def test_the_table_of_run_config_keys_is_that_of_the_readme(capsys):
+    status, printed = run(capsys, "config")
+    assert status == 0
+    assert printed in (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", [["report"], ["sweep", "--dry-run"]])
+def test_an_error_of_the_user_is_one_sentence_and_status_1(capsys, command):
+    sentence, printed = run(capsys, *command, "experiment=table13", "cells.s=3")
+    assert "shards-per-client = 3" in sentence  # with a text, Python prints it on stderr and exits with 1
+    assert "\n" not in sentence
+    assert printed == ""
+
+
+def test_a_dry_run_lists_the_cells_and_runs_nothing(capsys, tmp_path):
+    status, printed = run(capsys, "sweep", *ONE_CELL, "--dry-run", f"results-dir={tmp_path}")
+    assert status == 0
+    assert "fedavg, s = 2, f = 0.1, τ = 4" in printed
+    assert "1 cells of 1 runs, 0 finished" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_in_brackets_are_shown_as_they_are(capsys, tmp_path):
+    status, printed = run(capsys, "sweep", "+cells.dataset=['/a/[/b]',digits]", "--dry-run", f"results-dir={tmp_path}")
+    assert status == 0
+    assert "dataset = /a/[/b]" in printed
+
+
+def test_a_sweep_with_nothing_to_do_shows_the_report(capsys, tmp_path):
+    fake_runs = FakeRuns(tmp_path)
+    fake_runs.add("run", ONE_CELL, ramp(80.0))
+    for command in (["sweep"], ["report"]):
+        status, printed = run(capsys, *command, *ONE_CELL, "figure=null", fake_runs.override)
+        assert status == 0
+        assert "80.00 ± 5.00" in printed
+        assert "Written to" in printed
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    sentence, _ = run(capsys, "report", *ONE_CELL, f"results-dir={tmp_path}/file")
+    assert str(tmp_path / "file") in sentence
+
+
+def commands(text):
+    """The overrides of each sweep and report in a text, as a shell splits them; a line may set a variable."""
+    variables = {}
+    for line in text.splitlines():
+        if line.startswith(("fedbabu sweep experiment=", "fedbabu report experiment=")):
+            words = shlex.split(line, comments=True)[2:]
+            for name, value in variables.items():  # "$name" is one word, $name may be several
+                words = [value if word == f"${name}" and f'"${name}"' in line else word for word in words]
+                words = [part for word in words for part in (value.split() if word == f"${name}" else [word])]
+            yield line, [word for word in words if not word.startswith("--")]
+        elif found := re.fullmatch(r"(\w+)=((['\"]).*\3)", line):
+            variables[found[1]] = shlex.split(found[2])[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_can_be_composed(page):
+    lines = list(commands((PROJECT / page).read_text(encoding="utf-8")))
+    assert len(lines) >= 8
+    for line, overrides in lines:
+        assert Experiment.compose(overrides).cells, line
+
+
+def test_the_gallery_has_a_command_for_every_figure_with_runs():
+    page = (PROJECT / "_static" / "README.md").read_text(encoding="utf-8")
+    shown = {word.removeprefix("experiment=") for _, words in commands(page) for word in words if "experiment=" in word}
+    assert shown == {f"figure{number:02}" for number in (*range(2, 10), 12, 13, 15, 16)}
+    for path in re.findall(r"\]\((\S+\.png)\)", page):
+        assert (PROJECT / "_static" / path).is_file()
+
+
+def test_the_readme_has_a_command_for_every_algorithm_of_table_13():
+    lines = [line for line, _ in commands((PROJECT / "README.md").read_text(encoding="utf-8"))]
+    for algorithm in {cell.axes["algorithm"] for cell in cells_of_table(13)}:
+        assert any(f"algorithm={algorithm}" in line.split() for line in lines)

@@ -1,0 +1,134 @@
+"""The app as a user runs it: `flwr run` in Flower's processes, and the notebook on the runs that it makes.
+
+The quickstart is in every run of the tests; everything else here is slow.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from support import PROJECT
+from support.flower import flwr
+from support.in_process import essence_without_traffic
+from support.notebooks import execute_notebook
+
+from fedbabu.algorithms import ALGORITHMS
+from fedbabu.reproduction.local_superlink import local_superlink
+from fedbabu.runs.folder import RunFolder, finished_runs
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory):
+    """The environment of a Flower installation with a running SuperLink, which is stopped at the end."""
+    with local_superlink(tmp_path_factory.mktemp("flwr")) as (environment, _):
+        yield environment
+
+
+def status_of_last_run(environment: dict) -> str:
+    """Flower's status of the run that was started last."""
+    return json.loads(flwr(environment, "ls", "--format", "json"))["runs"][0]["status"]
+
+
+def run_quickstart(environment: dict, folder: Path, **keys: str | int) -> tuple[RunFolder, str]:
+    """Run the README's first command, with some keys changed and its results in a folder; the run and the output."""
+    preset = tomllib.loads((PROJECT / "conf" / "quickstart.toml").read_text(encoding="utf-8"))
+    preset |= {"results-dir": str(folder)} | {key.replace("_", "-"): value for key, value in keys.items()}
+    folder.mkdir(exist_ok=True)
+    file = folder / "preset.toml"
+    file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in preset.items()))
+    output = flwr(environment, "run", ".", "--stream", "--run-config", str(file))
+    runs = finished_runs(folder)
+    assert runs, output
+    return runs[-1], output
+
+
+@pytest.fixture(scope="module")
+def quickstart(flower, tmp_path_factory) -> tuple[RunFolder, str]:
+    """The run of the quickstart, and what it printed."""
+    return run_quickstart(flower, tmp_path_factory.mktemp("quickstart") / "results")
+
+
+def test_the_quickstart_learns_and_reports(quickstart):
+    run, output = quickstart
+    accuracy = run.summary["accuracy"]
+    assert len(run.clients) == run.config["num-clients"] == 20
+    assert accuracy["personalized"]["mean"] > 90
+    assert accuracy["without-head"]["mean"] > 90
+    assert accuracy["initial"]["mean"] > 40
+    assert run.rounds[-1].train_loss < run.rounds[0].train_loss
+    for expected in ("round  1/", "Without head", "Personalized", f"Run folder: {run.path}"):
+        assert expected in output
+    assert "Traceback" not in output
+    assert "terminate failed" not in output  # an error of Ray when a worker does not end as it should
+
+
+def test_the_quickstart_uses_two_supernodes(quickstart):
+    run, _ = quickstart
+    assert run.recorded["federation"]["num-supernodes"] == 2
+
+
+@slow
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "fedbabu"])
+def test_every_algorithm_runs_a_fifth_of_the_quickstart(flower, quickstart, tmp_path, algorithm):
+    """LG-FedAvg starts from the model of the quickstart."""
+    keys = {"num_server_rounds": 4}
+    if ALGORITHMS[algorithm].starts_from:
+        keys["initial_model"] = str(quickstart[0].path / "model.safetensors")
+    run, output = run_quickstart(flower, tmp_path, algorithm=algorithm, **keys)
+    assert run.config["algorithm"] == algorithm
+    assert len(run.clients) == 20
+    assert run.summary["accuracy"]["personalized"]["mean"] > 20
+    assert bool(list(run.path.glob("clients/*"))) == bool(ALGORITHMS[algorithm].keeps)
+    assert "Personalized" in output
+    assert "Traceback" not in output
+
+
+@slow
+@pytest.mark.parametrize(
+    ("run_config", "named"),
+    [
+        ("fraction-train=2.0", "fraction-train = 2.0"),
+        ("dataset='digits' shards-per-client=11", "shards-per-client = 11"),
+    ],
+)
+def test_a_run_with_wrong_input_ends_as_failed_with_one_sentence(flower, tmp_path, run_config, named):
+    results = tmp_path / "results"
+    output = flwr(flower, "run", ".", "--stream", "--run-config", f"{run_config} results-dir='{results}'")
+    (sentence,) = [line for line in output.splitlines() if named in line]
+    assert sentence.rstrip().endswith(".")
+    assert "Traceback" not in output
+    assert status_of_last_run(flower) == "finished:failed"
+    assert not results.exists() or not list(results.iterdir())
+
+
+@slow
+def test_two_and_twenty_supernodes_give_the_same_results(flower, tmp_path):
+    overrides = (
+        f"dataset='digits' num-clients=10 fraction-train=0.5 num-server-rounds=3 num-local-epochs=1 "
+        f"num-finetune-epochs=1 results-dir='{tmp_path}'"
+    )
+    for num_nodes in (2, 20):
+        federation = f"num-supernodes={num_nodes} client-resources-num-cpus=1"
+        flwr(flower, "run", ".", "--stream", "--run-config", overrides, "--federation-config", federation)
+    two, twenty = finished_runs(tmp_path)
+    num_nodes = [run.recorded["federation"]["num-supernodes"] for run in (two, twenty)]
+    assert num_nodes == [2, 10]  # of twenty, ten have a client
+    assert essence_without_traffic(two) == essence_without_traffic(twenty)
+
+
+@slow
+def test_the_notebook_shows_the_newest_run(quickstart):
+    run, _ = quickstart
+    text = execute_notebook(run.path.parent.parent)
+    assert run.path.name in text
+    assert text.count("<image/png>") == 6  # the figures that every run has
+    for number in ("04", "05", "12", "13", "15", "16"):
+        assert f"fedbabu sweep experiment=figure{number}\n" in text
+
+
+@slow
+def test_the_notebook_without_runs_names_the_first_command(tmp_path):
+    assert "flwr run . --stream --run-config conf/quickstart.toml" in execute_notebook(tmp_path)

@@ -1,0 +1,59 @@
+"""Nodes with local data, as in a real federation."""
+
+from pathlib import Path
+
+import pytest
+from flwr.app import MessageType
+from safetensors.torch import load_file
+from support.errors import config_error
+from support.in_process import run_server, tasks
+from support.local_data import LOCAL_DATA, nodes_with_local_data
+
+from fedbabu.errors import RunError
+
+
+@pytest.fixture
+def config(tiny_config):
+    """Two rounds of two clients, each on a node with local data."""
+    return tiny_config | LOCAL_DATA | {"num-server-rounds": 2}
+
+
+def test_each_node_trains_its_own_client(config, tmp_path, capsys):
+    run, grid = run_server(config, node_configs=nodes_with_local_data(tmp_path))
+    assert [record["classes"] for record in run.clients] == [[0, 1], [2, 3]]
+    assert [record["num-train-examples"] for record in run.clients] == [40, 40]
+    assert (run.dataset["name"], run.dataset["num-classes"]) == ("own-data", 4)
+    assert "2 clients (local data), 80 training and 80 test images" in capsys.readouterr().out
+    assert [list(task.clients) for task in tasks(grid, MessageType.TRAIN)] == [[0], [1]] * 2
+
+
+def test_client_states_stay_in_the_folder_of_the_node(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "state"))
+    run, _ = run_server(config | {"algorithm": "fedper"}, node_configs=nodes_with_local_data(tmp_path))
+    assert not (run.path / "clients").exists()
+    saved = sorted((tmp_path / "state" / run.recorded["run-id"] / "clients").iterdir())
+    assert [path.name for path in saved] == ["0", "1"]
+    for path in saved:
+        assert load_file(path / "round-2.safetensors").keys() == {"head.weight", "head.bias"}
+
+
+def test_a_folder_for_client_states_that_cannot_be_written_is_named_before_training(config, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "file" / "state"))
+    with config_error("FEDBABU_STATE", "/file/state"):
+        run_server(config | {"algorithm": "fedper"}, node_configs=nodes_with_local_data(tmp_path))
+
+
+def test_nodes_that_do_not_see_the_run_folder_cannot_share_clients_with_states(tiny_config, monkeypatch):
+    """A client would otherwise be trained from the state that another machine saved long ago."""
+    without_folders = type("PathOnAnotherMachine", (type(Path()),), {"is_dir": lambda path: False})
+    monkeypatch.setattr("fedbabu.client_app.Path", without_folders)
+    with pytest.raises(RunError, match=r"must share the run folder .*fedper"):
+        run_server(tiny_config | {"algorithm": "fedper"}, num_nodes=2)
+
+
+@pytest.mark.parametrize("key", ["server-data-fraction", "record"])
+def test_what_needs_images_on_the_server_is_refused(config, tmp_path, key):
+    value = {"server-data-fraction": 0.5, "record": "features"}[key]
+    with config_error(key, "server"):
+        run_server(config | {key: value}, node_configs=nodes_with_local_data(tmp_path))

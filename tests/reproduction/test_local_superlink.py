@@ -1,0 +1,37 @@
+"""The SuperLink of a sweep: one at a time, and none is left behind."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+from filelock import FileLock
+from support import PROJECT
+from support.errors import config_error
+
+from fedbabu.reproduction.local_superlink import free_ports, local_superlink
+
+
+def test_free_ports_are_different():
+    assert len(set(free_ports(5))) == 5
+
+
+@pytest.mark.slow
+def test_a_superlink_that_a_killed_process_left_is_stopped(tmp_path):
+    code = (
+        "import time; from pathlib import Path; from fedbabu.reproduction.local_superlink import local_superlink\n"
+        f"with local_superlink(Path({str(tmp_path)!r})) as (_, process):\n"
+        "    print(process.pid, flush=True)\n"
+        "    time.sleep(600)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, text=True, stdout=subprocess.PIPE)
+    left = psutil.Process(int(killed.stdout.readline()))
+    with config_error(tmp_path), local_superlink(tmp_path):
+        pass
+    killed.kill()
+    killed.communicate()
+    assert left.is_running()
+    with local_superlink(tmp_path) as (_, process):
+        assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+    assert not process.is_running()
+    FileLock(tmp_path / "lock").acquire(timeout=0).lock.release()

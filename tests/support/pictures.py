@@ -1,0 +1,61 @@
+"""Small local datasets of random images, among them copies of the known datasets."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image, Value
+
+RNG = np.random.default_rng(0)
+EMNIST = [*map(str, range(10)), *map(chr, range(ord("A"), ord("Z") + 1)), *map(chr, range(ord("a"), ord("z") + 1))]
+
+# Of each known dataset: image shape, image column, label column, class names (arbitrary ones between the first and the
+# last), and the other columns, each with its type and a function of an image's label and row.
+KNOWN = {
+    "cifar10": ((32, 32, 3), "img", "label", ["airplane", *map(str, range(8)), "truck"], {}),
+    "cifar100": (
+        (32, 32, 3), "img", "fine_label", ["apple", *map(str, range(98)), "worm"],
+        {"coarse_label": (ClassLabel(names=[f"super{i}" for i in range(20)]), lambda label, row: label % 20)},
+    ),
+    "emnist": (
+        (28, 28), "image", "character", EMNIST,
+        {"writer_id": (Value("string"), lambda label, row: f"f{row % 5:04}_14")},
+    ),
+    "fashion-mnist": ((28, 28), "image", "label", ["T - shirt / top", *map(str, range(8)), "Ankle boot"], {}),
+}  # fmt: skip
+
+
+def write_known(folder: Path, name: str, num: int = 200) -> Path:
+    """Write a copy of a known dataset, with its columns and classes, `num` images a split (emnist: train only)."""
+    shape, image, label, names, others = KNOWN[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    types = {column: column_type for column, (column_type, _) in others.items()}
+    features = Features({image: Image(), label: ClassLabel(names=names)} | types)
+    for split in ("train",) if name == "emnist" else ("train", "test"):
+        labels = [row % len(names) for row in range(num)]
+        columns = {image: list(RNG.integers(0, 256, (num, *shape), dtype=np.uint8)), label: labels}
+        for column, (_, value) in others.items():
+            columns[column] = [value(label_of_row, row) for row, label_of_row in enumerate(labels)]
+        Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def write_folder(folder, splits=("train", "test"), classes=4, size=(20, 16), num=40, channels=3, labels=None, **more):
+    """Write a dataset of `num` random images a split, with the columns `picture` and `kind` and more of integers.
+
+    The classes have names and alternate, unless `labels` gives them as plain integers.
+
+    Returns:
+        The pixels, uint8 [num, height, width, channels], and the labels, [num], of each split.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = Value("int64") if labels else ClassLabel(names=[f"c{i}" for i in range(classes)])
+    features = Features({"picture": Image(), "kind": kind} | {column: Value("int64") for column in more})
+    written = {}
+    for split in splits:
+        pixels = RNG.integers(0, 256, (num, *size, channels), dtype=np.uint8)
+        images = [p if channels == 3 else p[..., 0] for p in pixels]
+        kinds = labels or [i % classes for i in range(num)]
+        data = Dataset.from_dict({"picture": images, "kind": kinds} | more, features=features)
+        data.to_parquet(folder / f"{split}.parquet")
+        written[split] = pixels, np.array(kinds)
+    return written
