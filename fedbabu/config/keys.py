@@ -22,6 +22,12 @@ from fedbabu.data.partitions import PARTITIONS
 from fedbabu.models import HEAD_INITS, MODELS
 
 DIAGNOSTICS = ("class-accuracy", "similarity", "features")  # the words of the key `record`
+CHOICES: dict[str, Collection[str]] = {
+    "algorithm": ALGORITHMS,
+    "model_name": MODELS,
+    "head_init": HEAD_INITS,
+    "partition": PARTITIONS,
+}
 
 
 def _check_path(value: str) -> str:
@@ -131,10 +137,9 @@ class RunConfigKeys(BaseModel):
             raise ValueError("Flower's messages carry 64-bit integers.")
         return value
 
-    @field_validator("algorithm", "model_name", "head_init", "partition")
+    @field_validator(*CHOICES)
     @classmethod
     def _is_a_choice(cls, value: str, info: ValidationInfo) -> str:
-        extra: Any = cls.model_fields[str(info.field_name)].json_schema_extra
-        if value not in extra["enum"]:
+        if value not in CHOICES[str(info.field_name)]:
             raise ValueError("This is not one of the choices.")
         return value

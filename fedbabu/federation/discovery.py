@@ -38,10 +38,12 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
             return _federation(infos)
         if monotonic() - last_news > NODE_WAIT_SECONDS:
             reasons = "".join(f" Node {node} {reason}." for node, reason in failures.items())
-            missing = f" (client {min(set(range(config.num_clients)) - clients)} for one)" if num_missing else ""
+            nodes = f"{len(infos)} connected SuperNodes"
+            problem = f"there are only {nodes} of a larger simulation"
+            if missing := set(range(config.num_clients)) - clients:
+                problem = f"{num_missing} of them (client {min(missing)} for one) are on none of the {nodes}"
             raise ConfigError(
-                f"num-clients = {config.num_clients}, of which {num_missing}{missing} are on none of the {len(infos)} "
-                f"connected SuperNodes: start all SuperNodes, or lower num-clients.{reasons}"
+                f"num-clients = {config.num_clients}, but {problem}: start all nodes, or lower num-clients.{reasons}"
             )
         sleep(1.0 if failures else 0.1)
 
