@@ -11,6 +11,8 @@ os.environ["FEDBABU_STATE"] = tempfile.mkdtemp(prefix="fedbabu-state-")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="fedbabu-hf-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["FLWR_TELEMETRY_ENABLED"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "0"
+# Test processes share the cores: by default, threads that wait for each other would spin and slow the others down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
