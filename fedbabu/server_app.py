@@ -101,11 +101,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _check_data_on_server(config: RunConfig, federation: Federation) -> None:
-    """Check that nothing needs the clients' images on the server if nodes have local data.
-
-    Raises:
-        ConfigError: Naming the key that needs them.
-    """
+    """Raise a ConfigError if a key needs the clients' images on the server, but nodes have local data."""
     if not federation.local_data:
         return
     needs = "needs the clients' images on the server, but the SuperNodes have local data"

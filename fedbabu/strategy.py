@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from time import perf_counter, sleep
-from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -269,11 +268,7 @@ class SharedPartFedAvg(FedAvg):
         return MetricRecord({"initial-accuracy": self.record.initial_accuracy})
 
     def _begin_attempt(self) -> None:
-        """Count an attempt to train the round; wait before it if nodes had disconnected.
-
-        Raises:
-            RunError: If the round was tried often enough.
-        """
+        """Count an attempt to train the round, after a pause if nodes had disconnected; too many raise a RunError."""
         config, record = self.config, self.record
         if record.attempts > config.max_round_retries:
             if set(record.failed.values()) == {NOT_FINITE}:
@@ -330,8 +325,7 @@ class SharedPartFedAvg(FedAvg):
 
     def _diverged(self, diverged_loss: str) -> DivergedError:
         """The error that ends a run whose training diverged."""
-        record: Any = self.record
         return DivergedError(
-            f"Training diverged in round {record.round}, at learning rate {record.learning_rate:g}: {diverged_loss} is "
-            f"not finite. Start a new run with a learning-rate below {self.config.learning_rate:g}."
+            f"Training diverged in round {self.record.round}, at learning rate {self.record.learning_rate:g}: "
+            f"{diverged_loss} is not finite. Start a new run with a learning-rate below {self.config.learning_rate:g}."
         )

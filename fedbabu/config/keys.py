@@ -45,8 +45,10 @@ def _check_diagnostics(value: str) -> str:
     return value
 
 
-def _choice(names: Collection[str]) -> Any:
-    return Field(json_schema_extra={"enum": list(names)})
+def _add_choices(schema: dict[str, Any]) -> None:
+    """Add the choices to the JSON schema of the keys."""
+    for name, choices in CHOICES.items():
+        schema["properties"][name.replace("_", "-")]["enum"] = list(choices)
 
 
 def _allowed(words: str) -> Any:
@@ -69,13 +71,14 @@ class RunConfigKeys(BaseModel):
         strict=True,
         extra="forbid",
         allow_inf_nan=False,
+        json_schema_extra=_add_choices,
         alias_generator=lambda name: name.replace("_", "-"),
     )
 
     # Model
-    algorithm: Annotated[str, _choice(ALGORITHMS)]
-    model_name: Annotated[str, _choice(MODELS)]
-    head_init: Annotated[str, _choice(HEAD_INITS)]
+    algorithm: str
+    model_name: str
+    head_init: str
     initial_model: PathOrEmpty
 
     # Data
@@ -87,7 +90,7 @@ class RunConfigKeys(BaseModel):
 
     # Clients
     num_clients: PositiveInt
-    partition: Annotated[str, _choice(PARTITIONS)]
+    partition: str
     shards_per_client: PositiveInt
     num_classes_per_client: PositiveInt
     dirichlet_beta: PositiveFloat

@@ -40,11 +40,7 @@ class RunConfig(RunConfigKeys):
 
     @classmethod
     def from_recorded(cls, run_config: Mapping[str, object]) -> "RunConfig":
-        """Check the run config that a run folder recorded, which may hold keys of an earlier version.
-
-        Raises:
-            ConfigError: As `from_flower`.
-        """
+        """As `from_flower`, for the run config in a run folder, which may hold keys of an earlier version."""
         return cls.from_flower({key: value for key, value in run_config.items() if key not in RETIRED_KEYS})
 
     def to_flower(self) -> dict[str, Any]:

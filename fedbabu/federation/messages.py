@@ -10,14 +10,14 @@ from typing import Annotated, Any, Self
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.reply_checks import ReplyError, check_length, checked_state, shorten
 from fedbabu.training.aggregation import State, add_weighted
 from fedbabu.training.client import TrainedClient
-from fedbabu.training.evaluation import ClientResult, Finite, PercentOrNaN
+from fedbabu.training.evaluation import TRAVELS, ClientResult, Finite, PercentOrNaN
 
 NOT_FINITE = "loss not finite"  # the reason with which a client fails whose training diverged
 
@@ -25,7 +25,7 @@ NOT_FINITE = "loss not finite"  # the reason with which a client fails whose tra
 class Content(BaseModel):
     """The numbers and texts of a message or reply."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = TRAVELS
 
     def to_record(self) -> ConfigRecord:
         """These numbers and texts as JSON in a ConfigRecord."""
@@ -106,7 +106,7 @@ class Task(Content):
 class TrainResult(BaseModel):
     """What a client reports after training: its mean loss and, if they are recorded, its class accuracies."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = TRAVELS
 
     loss: Finite
     in_class: list[PercentOrNaN]

@@ -34,20 +34,23 @@ class NodeMessenger:
         """One message to each connected node, with its share of a new task's clients; a client without a node fails."""
         self.failed, self._asked_clients = {}, {}
         self.bytes_sent = self.bytes_received = 0
-        return self._assign(message_type, task.to_content(global_model, run_config), self._silent_nodes)
+        return self._assign(message_type, task, global_model, run_config, self._silent_nodes)
 
-    def _assign(self, message_type: str, content: RecordDict, unreliable_nodes: Collection[int]) -> list[Message]:
+    def _assign(
+        self,
+        message_type: str,
+        task: Task,
+        global_model: ArrayRecord,
+        run_config: ConfigRecord,
+        unreliable_nodes: Collection[int],
+    ) -> list[Message]:
         """One message to each node that gets some of the clients of a task."""
-        task = Task.from_content(content)
-        arrays, run_config = content.array_records["arrays"], content.config_records["run-config"]
         assigned = self.federation.assign(task.clients, set(self.grid.get_node_ids()), unreliable_nodes)
         self._fail(set(task.clients).difference(*assigned.values()), NOT_CONNECTED)
-        return [
-            Message(
-                task.restricted_to(clients).to_content(arrays, run_config), message_type=message_type, dst_node_id=node
-            )
-            for node, clients in assigned.items()
-        ]
+        contents = {
+            node: task.restricted_to(ids).to_content(global_model, run_config) for node, ids in assigned.items()
+        }
+        return [Message(content, message_type=message_type, dst_node_id=node) for node, content in contents.items()]
 
     def send(self, messages: Iterable[Message], client_timeout: float) -> list[Message]:
         """Send the messages of a task and collect the replies.
@@ -60,38 +63,39 @@ class NodeMessenger:
         failing_nodes: set[int] = set()
         waiting = list(messages)
         for resend in range(1 + RESENDS):
-            limit = float("inf")
-            if client_timeout:
-                limit = client_timeout * max((len(_clients(each)) for each in waiting), default=0) + EXTRA_SECONDS
+            tasks = [Task.from_content(message.content) for message in waiting]
+            most_clients = max((len(task.clients) for task in tasks), default=0)
+            limit = client_timeout * most_clients + EXTRA_SECONDS if client_timeout else float("inf")
             self.bytes_sent += sum(_num_bytes(message.content) for message in waiting)
             answers = {
                 reply.metadata.reply_to_message_id: reply
                 for reply in self.grid.send_and_receive(waiting, timeout=limit)
             }
-            unserved: list[Message] = []
-            for message in waiting:
+            unserved: list[tuple[Message, Task]] = []
+            for message, task in zip(waiting, tasks, strict=True):
                 node, reply = message.metadata.dst_node_id, answers.get(message.metadata.message_id)
                 if reply is None:
                     within = f" within {limit:.0f} s" if client_timeout else ""
-                    self._fail(_clients(message), f"node {node} did not answer{within}")
+                    self._fail(task.clients, f"node {node} did not answer{within}")
                     self._silent_nodes.add(node)
                 elif reply.has_error():
-                    self._fail(_clients(message), f"node {node} failed: {reply.error.reason}")
+                    self._fail(task.clients, f"node {node} failed: {reply.error.reason}")
                     failing_nodes.add(node)
-                    unserved.append(message)
+                    unserved.append((message, task))
                 else:
                     self.bytes_received += _num_bytes(reply.content)
-                    self._asked_clients[message.metadata.message_id] = _clients(message)
+                    self._asked_clients[message.metadata.message_id] = list(task.clients)
                     self._silent_nodes.discard(node)
                     replies.append(reply)
             if not unserved or resend == RESENDS:
                 break
-            unreliable_nodes = self._silent_nodes | failing_nodes
-            waiting = [
-                resent
-                for message in unserved
-                for resent in self._assign(message.metadata.message_type, message.content, unreliable_nodes)
-            ]
+            unreliable, waiting = self._silent_nodes | failing_nodes, []
+            for message, task in unserved:
+                global_model, run_config = (
+                    message.content.array_records["arrays"],
+                    message.content.config_records["run-config"],
+                )
+                waiting += self._assign(message.metadata.message_type, task, global_model, run_config, unreliable)
         return replies
 
     def parse(self, replies: Iterable[Message], kind: type[Reply], *expected: Any) -> Iterator[Reply]:
@@ -113,11 +117,6 @@ class NodeMessenger:
 
     def _fail(self, clients: Iterable[int], reason: str) -> None:
         self.failed |= dict.fromkeys(clients, shorten(reason))
-
-
-def _clients(message: Message) -> list[int]:
-    """The clients that a message is about."""
-    return list(Task.from_content(message.content).clients)
 
 
 def _num_bytes(content: RecordDict) -> int:

@@ -41,7 +41,6 @@ CENTRALIZED_FIGURES = {
 # Run-config keys that a sweep sets for each run, and what to give instead of them.
 KEYS_OF_SINGLE_RUNS = {"seed": "seeds=[1,2]", "results-dir": "results-dir=…", "resume": "the same command again"}
 
-
 # Groups of keys, which stay groups whatever an override gives.
 GROUPS = ("run", "cells", "data", "federation")
 

@@ -77,6 +77,8 @@ class Experiment:
         not_in_name = ("experiment=", "results-dir=", "data.", "seeds=")
         changes = [override for override in overrides if not override.startswith(not_in_name)]
         table = tables()[first["table"]] if first["table"] else None
+        if table and table["rows"] and not cells:
+            raise ConfigError(f"Table {table['table']} has no cell with all of these values: {' '.join(overrides)}.")
         return cls(
             name=_file_name([first["experiment"] or "sweep", *changes]),
             title=f"Table {table['table']}: {first['title']}" if table else first["title"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from fedbabu.errors import ConfigError, RunError
 
 START_SECONDS = 120  # that the SuperLink may need until it answers
+HOME_PREFIX = "fedbabu-flwr-"
 STOP_SECONDS = 10  # that a process may need to stop
 
 
@@ -38,13 +40,15 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
     except Timeout as error:
         raise ConfigError(f"Another process has a SuperLink in {folder}: wait for it, or stop it.") from error
     # The home is not in the project, because Flower copies the app there, and would pack that copy the next time.
-    with lock, tempfile.TemporaryDirectory(prefix="fedbabu-flwr-", ignore_cleanup_errors=True) as home:
+    with lock, tempfile.TemporaryDirectory(prefix=HOME_PREFIX, ignore_cleanup_errors=True) as home:
         note, log = folder / "superlink.json", folder / "superlink.log"
-        with suppress(OSError, ValueError, TypeError, psutil.NoSuchProcess):
-            pid, created = json.loads(note.read_text())
-            left_over = psutil.Process(pid)
-            if left_over.create_time() == created:  # otherwise its number belongs to another process now
-                stop(left_over)
+        with suppress(OSError, ValueError, TypeError):
+            pid, created, old_home = json.loads(note.read_text())
+            with suppress(psutil.NoSuchProcess):
+                if (left_over := psutil.Process(pid)).create_time() == created:  # otherwise another process has its id
+                    stop(left_over)
+            if Path(old_home).name.startswith(HOME_PREFIX):
+                shutil.rmtree(old_home, ignore_errors=True)
         control, http = free_ports(2)
         environment = flower_environment(home, control, http)
         command = [
@@ -53,7 +57,7 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
         ]  # fmt: skip
         process = start(command, environment, log)
         try:
-            note.write_text(json.dumps([process.pid, process.create_time()]))
+            note.write_text(json.dumps([process.pid, process.create_time(), home]))
             started = monotonic()
             while not _answers(http):
                 if process.poll() is not None or monotonic() - started > START_SECONDS:

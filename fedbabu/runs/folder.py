@@ -12,6 +12,7 @@ summary.json          mean ± std over clients, and the paper's numbers; at the 
 plots/                the figures as PNG and SVG
 """
 
+import errno
 import json
 import os
 import platform
@@ -128,12 +129,16 @@ class RunFolder:
         return [RoundRecord.from_json(record) for record in read_json_lines(path)] if path.exists() else []
 
     def append_round(self, record: RoundRecord) -> None:
-        """Append the record of a round to rounds.jsonl; if the disk is full, an incomplete line may remain there."""
-        path = self.path / "rounds.jsonl"
+        """Append the record of a round to rounds.jsonl; if that fails, the file is as before."""
+        path, line = self.path / "rounds.jsonl", json_lines([record.to_json()])
+        size = path.stat().st_size
         try:
-            with path.open("ab") as file:
-                file.write(json_lines([record.to_json()]))
+            with path.open("ab", buffering=0) as file:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(path, size)
             raise OSError(error.errno, error.strerror, str(path)) from error
 
     def write_rounds(self, records: Sequence[RoundRecord]) -> None:

@@ -27,10 +27,13 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 PercentOrNaN = Annotated[float, AfterValidator(_check_percent)]  # NaN if the client has no such test images
 
 
+TRAVELS = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="constants")  # of models that become JSON
+
+
 class ClientResult(BaseModel):
     """What one client measured on its test images: before fine-tuning, and after each of its epochs."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = TRAVELS
 
     accuracy: list[Percent] = []  # after 0, 1, … epochs of fine-tuning; the last is the personalized accuracy
     loss: list[Finite] = []  # mean cross-entropy at the same times

@@ -50,11 +50,7 @@ class ServerTrainer:
         return cls(config, model.to(device), train_examples, test_examples, dataset.transform)
 
     def train(self, state: State, server_round: int) -> tuple[dict[str, Tensor], float]:
-        """Train the global model for one epoch; returns the trained state dict, on the CPU, and the mean loss.
-
-        Raises:
-            FloatingPointError: If training diverges.
-        """
+        """Train the global model for one epoch; returns its state dict, on the CPU, and the mean loss, both finite."""
         self.model.load_state_dict(state)
         (loss,) = train(
             self.model,

@@ -54,6 +54,7 @@ def test_the_protocol_of_a_table_does_not_depend_on_the_users_defaults(monkeypat
         (["experiment=table13", "++run.shards-per-client=5"], ["run.shards-per-client", "cells.s"]),
         (["experiment=table13", "total-epochs=7"], ["total-epochs = 7", "num-local-epochs = 4"]),
         (["experiment=table13", "run.partition=even"], ["partition = 'even'"]),
+        (["experiment=table14", "algorithm=fedavg", "cells.trained-blocks=1"], ["Table 14 has no cell"]),
         (["experiment=table12,table13"], ["experiment"]),
         (["experiment=figure02,figure06"], ["experiment"]),
         (["run.learning-rat=1"], ["run.learning-rat"]),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,18 +21,21 @@ def test_free_ports_are_different():
 def test_a_superlink_that_a_killed_process_left_is_stopped(tmp_path):
     code = (
         "import time; from pathlib import Path; from fedbabu.reproduction.local_superlink import local_superlink\n"
-        f"with local_superlink(Path({str(tmp_path)!r})) as (_, process):\n"
-        "    print(process.pid, flush=True)\n"
+        f"with local_superlink(Path({str(tmp_path)!r})) as (environment, process):\n"
+        "    print(process.pid, environment['FLWR_HOME'], flush=True)\n"
         "    time.sleep(600)"
     )
     killed = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, text=True, stdout=subprocess.PIPE)
-    left = psutil.Process(int(killed.stdout.readline()))
+    process_id, home = killed.stdout.readline().split()
+    left = psutil.Process(int(process_id))
     with config_error(tmp_path), local_superlink(tmp_path):
         pass
     killed.kill()
     killed.communicate()
     assert left.is_running()
+    assert Path(home).exists()
     with local_superlink(tmp_path) as (_, process):
         assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
     assert not process.is_running()
+    assert not Path(home).exists()
     FileLock(tmp_path / "lock").acquire(timeout=0).lock.release()

@@ -1,6 +1,7 @@
 """The run folder: what a run writes, and how it is read."""
 
 import json
+import resource
 from importlib.metadata import version
 from pathlib import Path
 
@@ -157,6 +158,18 @@ def test_a_round_is_appended_and_an_incomplete_line_ignored(copied_run):
 def test_a_round_that_cannot_be_appended_names_the_file(tmp_path):
     with pytest.raises(OSError, match=r"rounds\.jsonl"):
         RunFolder(tmp_path / "nowhere").append_round(RoundRecord(1))
+
+
+def test_a_round_that_does_not_fit_on_the_disk_leaves_the_file_as_before(copied_run):
+    path = copied_run.path / "rounds.jsonl"
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))  # room for a part of the line
+    try:
+        with pytest.raises(OSError, match=str(path)):
+            copied_run.append_round(RoundRecord(4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
 
 
 def test_a_run_of_another_version_is_refused_when_its_configuration_is_checked(copied_run):
