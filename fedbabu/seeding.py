@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     CLIENTS = 6  # owners in the dataset that become clients
     ROUNDING = 7  # ties when numbers of test images are rounded
     DIAGNOSTICS = 8  # images whose features are recorded
+    TEMPLATES = 9  # augmentation of the images whose features are one client's class templates
 
 
 def numpy_generator(seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:

@@ -81,15 +81,19 @@ def main(grid: Grid, context: Context) -> None:
             )
 
             # The results, beside the paper's numbers.
-            run.write_clients(strategy.results, federation)
-            if strategy.similarity:
-                run.write_similarity(strategy.similarity)
+            last, best = strategy.evaluation, strategy.best_evaluation
+            run.write_clients(last.results, federation)
+            if best.results:
+                run.write_clients(best.results, federation, best=True)
+            if last.similarity:
+                run.write_similarity(last.similarity)
             if "features" in config.diagnostics:
                 run.write_features(*body_features(model, strategy.global_model, config))
             paper = find_cells(config.to_flower(), run.dataset)
             run.summarize(
-                strategy.missing,
+                last.missing,
                 {metric: {"mean": cell.mean, "std": cell.std, "table": cell.table} for metric, cell in paper.items()},
+                strategy.best.server_round if strategy.best else None,
             )
             means = {f"final/{metric}": ours["mean"] for metric, ours in run.summary["accuracy"].items()}
             log({"round": config.num_rounds} | means)

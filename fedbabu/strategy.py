@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter, sleep
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -11,13 +12,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 from torch import Tensor
 
-from fedbabu.config import RunConfig
+from fedbabu.config import TEMPLATES, RunConfig
 from fedbabu.errors import DivergedError, RunError, format_failures
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, Task, TrainReply
 from fedbabu.federation.messenger import NOT_CONNECTED, NodeMessenger
 from fedbabu.federation.reply_checks import MAX_REASON_LENGTH
-from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, Checkpoint, Checkpoints
+from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, BestRound, Checkpoint, Checkpoints
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.progress import Log, Progress
 from fedbabu.runs.records import RoundRecord
@@ -28,6 +29,20 @@ from fedbabu.training.evaluation import ClientResult
 from fedbabu.training.server_training import ServerTrainer
 
 RECONNECT_SECONDS = 10.0  # before a round is repeated because nodes had disconnected
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the clients measured in one evaluation."""
+
+    results: Mapping[int, ClientResult] = field(default_factory=dict)  # by client id
+    missing: dict[int, str] = field(default_factory=dict)  # why other clients have no result
+    similarity: Mapping[str, list[float]] = field(default_factory=dict)  # of the clients' layers, if it is recorded
+
+    @property
+    def mean_accuracy(self) -> float:
+        """The accuracy before fine-tuning in percent, mean over the clients that have a result."""
+        return sum(each.accuracy[0] for each in self.results.values()) / len(self.results)
 
 
 class SharedPartFedAvg(FedAvg):
@@ -66,12 +81,11 @@ class SharedPartFedAvg(FedAvg):
         self.history = list(newest.history)  # the records of the rounds that are over
         # For each client that keeps a part of its model, the round in which it was last saved: now, and at checkpoints.
         self.client_state_rounds = dict(newest.client_state_rounds)
-        self._checkpointed = {each.server_round: each.client_state_rounds for each in checkpoints}
+        self._checkpointed = {each.server_round: each.needed_client_states for each in checkpoints}
         self._last_trained_round = newest.server_round
-        # Of the last evaluation:
-        self.results: dict[int, ClientResult] = {}  # by client id
-        self.missing: dict[int, str] = {}  # why other clients have no result
-        self.similarity: dict[str, list[float]] = {}  # of the clients' layers, if it is recorded
+        self.best = newest.best  # of the rounds that were evaluated
+        self.evaluation = Evaluation()  # the last one
+        self.best_evaluation = Evaluation()  # of the best round's model; empty if that is the last round's
 
     def start(
         self,
@@ -124,7 +138,11 @@ class SharedPartFedAvg(FedAvg):
             evaluated = self.aggregate_evaluate(server_round, self._send(messages, timeout))
             if evaluated is not None:
                 result.evaluate_metrics_clientapp[server_round] = evaluated
-            # 6. Record what happened.
+            # 6. After the last round, do the same with the model of the round in which the clients were best.
+            if server_round == num_rounds and self.best and self.best.server_round != num_rounds:
+                self.run.write_model(self.best.model, best=True)
+                self._evaluate_best(self.best, evaluate_config or run_config, timeout)
+            # 7. Record what happened.
             self.record.seconds = perf_counter() - started
             self.record.evaluate_seconds = self.record.seconds - self.record.train_seconds
             self.history.append(self.record)
@@ -140,9 +158,10 @@ class SharedPartFedAvg(FedAvg):
             return
         evaluation_is_due = self.record.round == last and self.record.seconds is None
         record = self.record if evaluation_is_due else None
-        checkpoint = Checkpoint(last, self.global_model, dict(self.client_state_rounds), self.history, record)
+        client_state_rounds = dict(self.client_state_rounds)
+        checkpoint = Checkpoint(last, self.global_model, client_state_rounds, self.history, record, self.best)
         Checkpoints(self.run.path).save(checkpoint)
-        self._checkpointed[last] = checkpoint.client_state_rounds
+        self._checkpointed[last] = checkpoint.needed_client_states
         for server_round in sorted(self._checkpointed)[:-CHECKPOINTS_KEPT]:
             del self._checkpointed[server_round]
 
@@ -174,7 +193,7 @@ class SharedPartFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Replace the shared part of the global model by the clients' mean, weighted by example counts.
+        """Replace the shared part of the global model by the clients' mean, weighted as aggregation-weights says.
 
         If the server has data, train the result on it (Section 4; Appendix L).
 
@@ -187,7 +206,8 @@ class SharedPartFedAvg(FedAvg):
         config, record, num_train = self.config, self.record, self.federation.num_train
         shared = {name: self.global_model[name] for name in config.algorithm_spec.shares.names(self.global_model)}
         num_accuracies = self._num_class_accuracies(server_round)
-        nodes = list(self.messenger.parse(replies, TrainReply, num_train, shared, num_accuracies))
+        weights = {client: config.aggregation_weight(number) for client, number in num_train.items()}
+        nodes = list(self.messenger.parse(replies, TrainReply, num_train, weights, shared, num_accuracies))
         failed = self.messenger.failed
         results = {client: result for node in nodes for client, result in node.results.items()}
         record.failed = {c: reason for c, reason in record.failed.items() if c not in record.clients} | failed
@@ -200,7 +220,8 @@ class SharedPartFedAvg(FedAvg):
         record.num_examples = sum(node.num_examples for node in nodes)
         if results:
             sums = weighted_sum((node.update, node.weight) for node in nodes)
-            model |= {name: (value / record.num_examples).to(model[name].dtype) for name, value in sums.items()}
+            total_weight = sum(weights[client] for client in results)
+            model |= {name: (value / total_weight).to(model[name].dtype) for name, value in sums.items()}
             loss_sum = sum(results[client].loss * num_train[client] for client in sorted(results))
             record.train_loss = loss_sum / record.num_examples
         if num_accuracies:
@@ -231,41 +252,54 @@ class SharedPartFedAvg(FedAvg):
         return self.messenger.messages(MessageType.EVALUATE, task, arrays, config)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Collect what every client measured; the round's record gets their mean initial accuracy.
+        """Collect what every client measured; the round's record gets their mean accuracy before fine-tuning.
 
         Raises:
             RunError: If no client could be evaluated.
         """
         if not self._is_evaluated(server_round):
             return None
-        config, personalize = self.config, server_round == self.config.num_rounds
+        self.evaluation = self._collect(replies, personalize=server_round == self.config.num_rounds)
+        accuracy = self.evaluation.mean_accuracy
+        if not self.best or accuracy > self.best.accuracy:
+            self.best = BestRound(server_round, accuracy, self.global_model, dict(self.client_state_rounds))
+        self.record.initial_accuracy, self.record.missing = accuracy, self.evaluation.missing
+        return MetricRecord({"initial-accuracy": accuracy})
+
+    def _evaluate_best(self, best: BestRound, config: ConfigRecord, timeout: float) -> None:
+        """Evaluate and fine-tune every client from the model of the best round, with the draws of the last round."""
+        last_round = self.config.num_rounds
+        clients = self._clients_with_model()
+        task = self._task(last_round, clients, [], personalize=True, start_states=best.client_state_rounds)
+        messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(best.model)), config)
+        self.best_evaluation = self._collect(self._send(messages, timeout), personalize=True)
+
+    def _collect(self, replies: Iterable[Message], personalize: bool) -> "Evaluation":
+        """What every client measured, from the nodes' replies; raises a RunError if no client could be evaluated."""
+        config = self.config
         num_values = {"accuracy": 1 + personalize * config.total_finetune_epochs}
         num_values["loss"] = num_values["accuracy"]
         num_values["id_accuracy"] = num_values["accuracy"] if personalize and config.iid_test_set else 0
         num_values["ood_accuracy"] = num_values["id_accuracy"]
-        num_values["without_head_accuracy"] = int(personalize)
+        num_values["without_head_accuracy"] = len(TEMPLATES) if personalize else 0
         directions = {}
         if personalize and "similarity" in config.diagnostics:
             directions = directions_without_values(self.global_model, num_values["accuracy"])
         direction_sums: dict[str, Tensor] = {}  # added reply by reply, because they may be large
-        self.results = {}
+        results: dict[int, ClientResult] = {}
         for reply in self.messenger.parse(replies, EvaluateReply, num_values, directions):
-            self.results |= reply.results
+            results |= reply.results
             add_weighted(direction_sums, reply.direction_sums)
         failed = self.messenger.failed
         untrained = self.federation.clients.keys() - set(self._clients_with_model())
-        self.results = dict(sorted(self.results.items()))
-        self.missing = dict(sorted((dict.fromkeys(untrained, "it never trained") | failed).items()))
-        if not self.results:
+        missing = dict(sorted((dict.fromkeys(untrained, "it never trained") | failed).items()))
+        if not results:
             if set(failed.values()) == {NOT_FINITE}:
                 raise self._diverged(f"the loss of all {len(failed)} clients in their evaluation")
-            reasons = format_failures(self.missing, MAX_REASON_LENGTH)
-            raise RunError(f"No client could be evaluated after round {server_round}: {reasons}.")
-        num_results = len(self.results)
-        self.similarity = layer_similarity(direction_sums, num_results) if num_results > 1 else {}
-        self.record.initial_accuracy = sum(each.accuracy[0] for each in self.results.values()) / num_results
-        self.record.missing = self.missing
-        return MetricRecord({"initial-accuracy": self.record.initial_accuracy})
+            reasons = format_failures(missing, MAX_REASON_LENGTH)
+            raise RunError(f"No client could be evaluated after round {self.record.round}: {reasons}.")
+        similarity = layer_similarity(direction_sums, len(results)) if len(results) > 1 else {}
+        return Evaluation(dict(sorted(results.items())), missing, similarity)
 
     def _begin_attempt(self) -> None:
         """Count an attempt to train the round, after a pause if nodes had disconnected; too many raise a RunError."""
@@ -292,10 +326,20 @@ class SharedPartFedAvg(FedAvg):
         return replies
 
     def _task(
-        self, server_round: int, clients: list[int], training_rounds: list[int], personalize: bool = False
+        self,
+        server_round: int,
+        clients: list[int],
+        training_rounds: list[int],
+        personalize: bool = False,
+        start_states: Mapping[int, int] | None = None,
     ) -> Task:
-        """A task for clients, whose states of now and of the newest checkpoints must not be deleted."""
-        needed: list[Mapping[int, int]] = [self.client_state_rounds, *self._checkpointed.values()]
+        """A task for clients, whose states of now, of the best round and of checkpoints must not be deleted.
+
+        They start from their states of now, or from those of the rounds in start_states.
+        """
+        needed: list[Mapping[int, int]] = [self.client_state_rounds if start_states is None else start_states]
+        needed += [self.client_state_rounds, *([self.best.client_state_rounds] if self.best else [])]
+        needed += [states for of_checkpoint in self._checkpointed.values() for states in of_checkpoint]
         return Task(
             run=str(self.run.path),
             run_id=self.run.recorded["run-id"],

@@ -17,4 +17,15 @@ _ALL = (
 )  # fmt: skip
 ALGORITHMS: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}
 
-__all__ = ["ALGORITHMS", "Algorithm", "Batch", "Coefficients", "Part", "Phase", "Step"]
+# What the authors' code trains under the same name, where that is not what the paper's text says.
+AS_IN_THE_CODE: dict[str, Algorithm] = {}
+
+
+def find_algorithm(name: str, protocol: str = "text") -> Algorithm:
+    """The algorithm of a name, as the paper's text has it or, with protocol = "code", as the authors' code has it."""
+    return AS_IN_THE_CODE.get(name, ALGORITHMS[name]) if protocol == "code" else ALGORITHMS[name]
+
+
+__all__ = [
+    "ALGORITHMS", "AS_IN_THE_CODE", "Algorithm", "Batch", "Coefficients", "Part", "Phase", "Step", "find_algorithm",
+]  # fmt: skip

@@ -8,9 +8,10 @@ from fedbabu.config.defaults import (
     parse_overrides,
     toml_value,
 )
+from fedbabu.config.protocols import PROTOCOLS, TEMPLATES, Measurement, under_protocol, with_protocol
 from fedbabu.config.run_config import RunConfig
 
 __all__ = [
-    "PAPER_PROTOCOL", "RUNTIME_KEYS", "RunConfig", "default_run_config", "key_meanings", "parse_overrides",
-    "toml_value",
+    "PAPER_PROTOCOL", "PROTOCOLS", "RUNTIME_KEYS", "TEMPLATES", "Measurement", "RunConfig", "default_run_config",
+    "key_meanings", "parse_overrides", "toml_value", "under_protocol", "with_protocol",
 ]  # fmt: skip

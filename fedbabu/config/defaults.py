@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedbabu.config.protocols import PROTOCOLS
 from fedbabu.errors import ConfigError
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -16,6 +17,9 @@ RUNTIME_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-ro
 
 # Keys of earlier versions that no longer exist and never changed a result; a recorded configuration may have them.
 RETIRED_KEYS = ("cuda-graph",)
+
+# Keys that an earlier version did not have, with the values that say what it did; a recorded config may lack them.
+ADDED_KEYS: dict[str, Any] = {"protocol": "text", "partition-seed": -1, **PROTOCOLS["text"]}
 
 # The values that the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").
 PAPER_PROTOCOL: dict[str, Any] = json.loads(Path(__file__).with_name("paper_protocol.json").read_text(encoding="utf-8"))

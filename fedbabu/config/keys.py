@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from fedbabu.algorithms import ALGORITHMS
+from fedbabu.config.protocols import BATCHES, DISTANCES, IMAGES, PROTOCOLS
 from fedbabu.data.partitions import PARTITIONS
 from fedbabu.models import HEAD_INITS, MODELS
 
@@ -27,6 +28,13 @@ CHOICES: dict[str, Collection[str]] = {
     "model_name": MODELS,
     "head_init": HEAD_INITS,
     "partition": PARTITIONS,
+    "protocol": PROTOCOLS,
+    # The empty text stands for the value of the protocol, and has been replaced by it when this is checked.
+    "evaluated_round": ("", "last", "best"),
+    "template_distance": ("", *DISTANCES),
+    "template_images": ("", *IMAGES),
+    "template_batches": ("", *BATCHES),
+    "aggregation_weights": ("", "examples", "clients"),
 }
 
 
@@ -77,6 +85,7 @@ class RunConfigKeys(BaseModel):
 
     # Model
     algorithm: str
+    protocol: str
     model_name: str
     head_init: str
     initial_model: PathOrEmpty
@@ -95,6 +104,7 @@ class RunConfigKeys(BaseModel):
     num_classes_per_client: PositiveInt
     dirichlet_beta: PositiveFloat
     iid_test_set: bool
+    partition_seed: Annotated[int, Field(ge=-1, le=2**63 - 1)]
 
     # Training
     num_server_rounds: Annotated[int, Field(ge=1, le=10**6)]
@@ -106,11 +116,16 @@ class RunConfigKeys(BaseModel):
     precision: Literal["float32", "tf32", "bf16"]
     server_data_fraction: Fraction
     server_part: PartName
+    aggregation_weights: str
 
     # Evaluation
     num_finetune_epochs: NonNegativeInt
     finetune_part: PartName
     evaluate_every: NonNegativeInt
+    evaluated_round: str
+    template_distance: str
+    template_images: str
+    template_batches: str
     record: Diagnostics
 
     # Variants of single algorithms

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
-from fedbabu.config.defaults import RETIRED_KEYS
+from fedbabu.algorithms import Algorithm, Part, Phase, find_algorithm
+from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS
 from fedbabu.config.keys import RunConfigKeys
+from fedbabu.config.protocols import Measurement, with_protocol
 from fedbabu.config.wording import error_sentence
 from fedbabu.data.partitions import PartitionSpec
 from fedbabu.data.source import DataSpec
@@ -19,6 +20,11 @@ PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
 
 class RunConfig(RunConfigKeys):
     """A checked run configuration, and what follows from it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_protocol(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return with_protocol(values)
 
     @model_validator(mode="after")
     def _check_together(self) -> "RunConfig":
@@ -40,17 +46,23 @@ class RunConfig(RunConfigKeys):
 
     @classmethod
     def from_recorded(cls, run_config: Mapping[str, object]) -> "RunConfig":
-        """As `from_flower`, for the run config in a run folder, which may hold keys of an earlier version."""
-        return cls.from_flower({key: value for key, value in run_config.items() if key not in RETIRED_KEYS})
+        """As `from_flower`, for the run config in a run folder, which may hold or lack keys of an earlier version."""
+        kept = {key: value for key, value in run_config.items() if key not in RETIRED_KEYS}
+        return cls.from_flower({**ADDED_KEYS, **kept})
 
     def to_flower(self) -> dict[str, Any]:
         """The same configuration under Flower's key names, in the order of RunConfig."""
         return self.model_dump(by_alias=True)
 
     @property
+    def _declared(self) -> Algorithm:
+        """The algorithm as it is declared for the protocol."""
+        return find_algorithm(self.algorithm, self.protocol)
+
+    @property
     def algorithm_spec(self) -> Algorithm:
         """The algorithm, with the variants of local training and fine-tuning that this configuration asks for."""
-        algorithm, part = ALGORITHMS[self.algorithm], PARTS[self.finetune_part]
+        algorithm, part = self._declared, PARTS[self.finetune_part]
         personalizes = algorithm.personalizes if part is None else (Phase(part),)
         return replace(
             algorithm,
@@ -67,7 +79,7 @@ class RunConfig(RunConfigKeys):
     def coefficients(self) -> dict[str, Any]:
         """The values of the algorithm's own coefficients, by their run-config keys."""
         values = self.to_flower()
-        return {key: values[key] for key in ALGORITHMS[self.algorithm].coefficients}
+        return {key: values[key] for key in self._declared.coefficients}
 
     @property
     def data_spec(self) -> DataSpec:
@@ -80,13 +92,18 @@ class RunConfig(RunConfigKeys):
         return PartitionSpec(
             scheme=self.partition,
             num_clients=self.num_clients,
-            seed=self.seed,
+            seed=self.seed if self.partition_seed < 0 else self.partition_seed,
             shards_per_client=self.shards_per_client,
             num_classes_per_client=self.num_classes_per_client,
             dirichlet_beta=self.dirichlet_beta,
             client_column=self.client_column,
             iid_test_set=self.iid_test_set,
         )
+
+    @property
+    def measurement(self) -> Measurement:
+        """Which of the accuracies that the run measures are its results."""
+        return Measurement.from_run_config(self.to_flower())
 
     @property
     def diagnostics(self) -> frozenset[str]:
@@ -98,20 +115,20 @@ class RunConfig(RunConfigKeys):
         """The part that the server itself trains after each aggregation; NOTHING without data on the server."""
         if not self.server_data_fraction:
             return Part.NOTHING
-        return PARTS[self.server_part] or ALGORITHMS[self.algorithm].shares
+        return PARTS[self.server_part] or self._declared.shares
 
     @property
     def num_rounds(self) -> int:
         """Number of rounds that the server runs, by the algorithm's schedule."""
-        return ALGORITHMS[self.algorithm].schedule.num_rounds(self.num_server_rounds, self.num_clients)
+        return self._declared.schedule.num_rounds(self.num_server_rounds, self.num_clients)
 
     def training_rounds(self, server_round: int) -> list[int]:
         """Numbers of the training rounds that a client goes through in one round of the server."""
-        return ALGORITHMS[self.algorithm].schedule.training_rounds(server_round, self.num_server_rounds)
+        return self._declared.schedule.training_rounds(server_round, self.num_server_rounds)
 
     def learning_rate_in(self, training_round: int) -> float:
         """Learning rate of a training round, counted from 1, by the algorithm's schedule."""
-        schedule = ALGORITHMS[self.algorithm].schedule
+        schedule = self._declared.schedule
         return schedule.learning_rate(self.learning_rate, training_round, self.num_server_rounds)
 
     @property
@@ -126,6 +143,10 @@ class RunConfig(RunConfigKeys):
             return 0
         # Rounded before the floor: 0.29 · 100 is 28.999999999999996 in floating point.
         return max(int(round(self.fraction_train * self.num_clients, 9)), 1)
+
+    def aggregation_weight(self, num_examples: int) -> int:
+        """The weight in the mean over clients of one with this number of training examples."""
+        return num_examples if self.aggregation_weights == "examples" else 1
 
     @property
     def total_local_epochs(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from fedbabu.config import TEMPLATES
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.reply_checks import ReplyError, check_length, checked_state, shorten
@@ -120,9 +121,9 @@ class TrainReply(Content):
     failed: dict[int, str] = {}  # why each of the other clients failed
     num_examples: int = 0  # the number of training examples of all clients that trained successfully
     # Tensors by name. If the node was asked for one client, its parameters in the model's type; if for several, their
-    # sum weighted by example counts, in float64, which must not be rounded.
+    # sum, each multiplied by its weight, in float64, which must not be rounded.
     update: dict[str, Any] = Field(default={}, exclude=True)
-    # What the server multiplies the update by: the example count of one client; 1 for a weighted sum.
+    # What the server multiplies the update by: the weight of one client; 1 for a weighted sum.
     weight: int = Field(default=1, exclude=True)
 
     def add(self, client: int, trained: TrainedClient, *, only_client: bool) -> None:
@@ -130,7 +131,7 @@ class TrainReply(Content):
         if only_client:
             self.update = dict(trained.shared)
         else:
-            add_weighted(self.update, trained.shared, trained.num_examples)
+            add_weighted(self.update, trained.shared, trained.weight)
         self.num_examples += trained.num_examples
         self.results[client] = TrainResult(
             loss=trained.loss, in_class=trained.in_class, out_of_class=trained.out_of_class
@@ -148,6 +149,7 @@ class TrainReply(Content):
         content: RecordDict,
         asked_clients: Collection[int],
         num_train: Mapping[int, int],
+        weights: Mapping[int, int],
         shared: State,
         num_class_accuracies: int = 0,
     ) -> "TrainReply":
@@ -157,6 +159,7 @@ class TrainReply(Content):
             content: The content of the reply.
             asked_clients: The clients that the node was asked to train.
             num_train: The number of training examples of every client.
+            weights: The weight of every client in the mean.
             shared: The shared part of the global model, for its names, shapes and types.
             num_class_accuracies: How many in-class and how many out-of-class accuracies there must be per client.
 
@@ -171,13 +174,14 @@ class TrainReply(Content):
         for result in reply.results.values():
             check_length("in_class", result.in_class, num_class_accuracies)
             check_length("out_of_class", result.out_of_class, num_class_accuracies)
-        reply.weight, reply.update = 1 if summed else expected, {}
+        total_weight = sum(weights[client] for client in reply.results)
+        reply.weight, reply.update = 1 if summed else total_weight, {}
         if reply.results:
             form = {name: value.double() if summed else value for name, value in shared.items()}
             reply.update = checked_state(content, form)
         for name, value in reply.update.items():
             # A float64 sum may be finite where the mean, in the model's type, is not.
-            mean = (value / expected).to(shared[name].dtype) if summed else value
+            mean = (value / total_weight).to(shared[name].dtype) if summed else value
             if not torch.isfinite(mean).all():
                 raise ReplyError(f"array {name} is not finite")
         return reply
@@ -215,7 +219,9 @@ class EvaluateReply(Content):
         for result in reply.results.values():
             for name, number in num_values.items():
                 values = getattr(result, name)
-                check_length(name, values if isinstance(values, list) else [values] * (values is not None), number)
+                check_length(name, values, number)
+            if result.without_head_accuracy and set(result.without_head_accuracy) != set(TEMPLATES):
+                raise ReplyError(f"without_head_accuracy is of {', '.join(map(repr, result.without_head_accuracy))}")
         reply.direction_sums = checked_state(content, directions) if reply.results and directions else {}
         for name, value in reply.direction_sums.items():
             # The sum of vectors of length one is at most as long as their number. A comparison with NaN is false.

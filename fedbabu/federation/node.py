@@ -57,7 +57,8 @@ class Node:
                     f"of its client, from 0 to num-clients - 1 = {config.num_clients - 1}."
                 )
             dataset = open_dataset(replace(config.data_spec, dataset=folder))
-            return cls(config, dataset, whole_dataset(dataset, number, config.seed), [number], local_data=True)
+            partition = whole_dataset(dataset, number, config.partition_spec.seed)
+            return cls(config, dataset, partition, [number], local_data=True)
         dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
         clients = partition.clients
         if number is not None and num_nodes >= len(clients):

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import PAPER_PROTOCOL, default_run_config
 from fedbabu.data.partitions import PARTITIONS
 from fedbabu.runs.files import write_whole
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.settings import COMPARED_KEYS, partition_keys, setting_of
+from fedbabu.runs.settings import COMPARED_KEYS, declared_algorithm, partition_keys, setting_of
 
 SCREEN_DPI, PRINT_DPI = 120, 200
 MANY = 4  # runs: from this number on, there is no room for a legend among their lines
@@ -107,7 +106,7 @@ def setting_title(run: RunFolder, varied_key: str = "") -> str:
     config, dataset = run.config, run.dataset
     scheme, share = config["partition"], config["server-data-fraction"]
     left_out = {"partition", "server-data-fraction", varied_key, *SYMBOLS, *partition_keys(scheme), *COMPARED_KEYS}
-    left_out.update(ALGORITHMS[config["algorithm"]].coefficients)
+    left_out.update(declared_algorithm(config).coefficients)
     if config["fraction-train"] == 0:
         part_of_data = "" if share == 1 else f" on {100 * share:g} % of the data"
         parts = [f"centralized{part_of_data}", f"{config['num-server-rounds']} epochs"]
@@ -123,16 +122,17 @@ def setting_title(run: RunFolder, varied_key: str = "") -> str:
 
 
 def algorithm_label(run: RunFolder) -> str:
-    """The algorithm of a run, and those of its coefficients that are not the usual ones."""
+    """The algorithm of a run, whether it is the code's, and those of its coefficients that are not the usual ones."""
     algorithm, unusual = run.config["algorithm"], _unusual_values(run.config)
-    coefficients = [key for key in unusual if key in ALGORITHMS[algorithm].coefficients]
-    return ", ".join([algorithm, *(f"{key} = {unusual[key]}" for key in coefficients)])
+    keys = [key for key in unusual if key == "protocol" or key in declared_algorithm(run.config).coefficients]
+    return ", ".join([algorithm, *(f"{key} = {unusual[key]}" for key in keys)])
 
 
 def _unusual_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a setting that is not the same as in all of the paper's tables."""
     defaults = default_run_config()
-    usual = {key: defaults[key] for key in ALGORITHMS[config["algorithm"]].coefficients}
+    usual = {key: defaults[key] for key in declared_algorithm(config).coefficients}
+    usual |= {key: defaults[key] for key in ("protocol", "aggregation-weights", "partition-seed")}
     usual |= PAPER_PROTOCOL | {key: config[key] for key in SYMBOLS}
     usual_setting = setting_of({**config, **usual})
     return {key: value for key, value in setting_of(config).items() if value != usual_setting.get(key)}

@@ -96,7 +96,7 @@ class Experiment:
         return [
             run
             for run in self.usable_runs()
-            if has_results_for(run.config, config)
+            if has_results_for(run.config, config, run.has_equal_clients)
             and self._has_same_data(run, config)
             # The accuracies after some of the rounds do not belong to a table, but to a sweep of the user's own.
             and (self.table is not None or run.config["evaluate-every"] == config["evaluate-every"])
@@ -128,7 +128,7 @@ def _usable_run(path: Path, finished: bool) -> RunFolder | None:
     try:
         RunConfig.from_recorded(run.config)
         if finished:
-            _ = run.accuracies(), run.rounds, run.summary["missing"]
+            _ = run.accuracies(), run.rounds, run.summary["missing"], run.protocols
             _ = [client["num-test-examples"] for client in run.clients]
         else:
             check_resumable(str(path))

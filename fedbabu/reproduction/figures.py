@@ -6,14 +6,13 @@ A new figure is a function that takes runs; with an entry in FIGURES, an experim
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isnan
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from fedbabu.plots import paper_figures, style
 from fedbabu.plots.accuracy import accuracy_by, accuracy_over_finetune_epochs
-from fedbabu.reproduction.comparison import ComparedCell
+from fedbabu.reproduction.comparison import OWN, ComparedCell, OurNumber
 from fedbabu.reproduction.paper.tables import accuracy_by_finetune_epoch
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
@@ -89,18 +88,21 @@ def comparison_figure(title: str, cells: Sequence[ComparedCell]) -> Figure:
     """The paper's mean accuracy of each cell (horizontal) against ours (vertical), with twice their standard errors."""
     figure = Figure(figsize=(6.5, 6), dpi=style.SCREEN_DPI, layout="constrained")
     axes = figure.subplots()
-    both = [cell for cell in cells if not isnan(cell.difference)]
+    both = [cell for cell in cells if cell.is_compared]
     several_metrics = len({cell.axes["metric"] for cell in both}) > 1
-    groups: dict[str, list[ComparedCell]] = {}
+    groups: dict[str, list[tuple[ComparedCell, OurNumber]]] = {}
     for cell in both:
         metric = f", {METRIC_TITLES[cell.axes['metric']].lower()}" if several_metrics else ""
-        groups.setdefault(f"{cell.axes['algorithm']}{metric}", []).append(cell)
+        for column, ours in cell.ours.items():
+            if ours.runs:
+                measured = "" if column == OWN else f", as the {column}"
+                groups.setdefault(f"{cell.axes['algorithm']}{metric}{measured}", []).append((cell, ours))
     for (label, group), look in zip(groups.items(), style.looks(len(groups)), strict=True):
         axes.errorbar(
-            [cell.paper_mean for cell in group],
-            [cell.mean for cell in group],
-            xerr=[2 * cell.paper_std / cell.num_clients**0.5 for cell in group],
-            yerr=[2 * cell.std / cell.num_clients**0.5 for cell in group],
+            [cell.paper_mean for cell, _ in group],
+            [ours.mean for _, ours in group],
+            xerr=[2 * cell.paper_std / cell.num_clients**0.5 for cell, _ in group],
+            yerr=[2 * ours.std / cell.num_clients**0.5 for cell, ours in group],
             elinewidth=0.8, label=label, **look | {"linestyle": "none"},
         )  # fmt: skip
     low, high = (limit(*axes.get_xlim(), *axes.get_ylim()) for limit in (min, max))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from math import isnan
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,12 +15,21 @@ from rich.console import Console
 
 from fedbabu.errors import ConfigError
 from fedbabu.plots.style import save_figure
-from fedbabu.reproduction.comparison import ComparedCell, compare_with_paper, winners_in_words
+from fedbabu.reproduction.comparison import (
+    MIN_SEEDS,
+    ComparedCell,
+    compare_with_paper,
+    paired_differences,
+    winners_in_words,
+)
 from fedbabu.reproduction.experiment import Experiment, format_setting
 from fedbabu.reproduction.figures import FIGURES, comparison_figure, figures
 from fedbabu.reproduction.paper.tables import SYMBOLS
 from fedbabu.runs.files import write_whole
 from fedbabu.runs.records import METRIC_TITLES
+
+CAPTION = "Accuracy in %: mean ± std over clients / std over seeds (minus the paper's)"
+MAX_PAIRS = 12  # of paired differences that the report shows; its CSV file has all
 
 
 def terminal() -> Console:
@@ -35,27 +45,31 @@ def write_report(experiment: Experiment, width: int) -> str:
     if experiment.figure not in (None, *FIGURES):
         raise ConfigError(f"figure = '{experiment.figure}' is not allowed: it must be one of {', '.join(FIGURES)}.")
     drawn: dict[str, Figure] = {}
+    pairs = pd.DataFrame()
     if experiment.table and "sizes" in experiment.table:
         caption, notes, records = "", [], _dataset_sizes(experiment)
         rows = [list(records), *records.astype(str).values.tolist()]
     else:
         cells = compare_with_paper(experiment)
-        caption, notes, records = "Accuracy in %, mean ± std over clients.", _notes(experiment, cells), _records(cells)
-        rows, drawn = _rows(experiment, cells), _figures(experiment, cells)
+        caption, notes, records = CAPTION, _notes(experiment, cells), _records(cells)
+        rows, drawn, pairs = _rows(experiment, cells), _figures(experiment, cells), _pairs(experiment, cells)
     lines = [f"| {' | '.join(row)} |".replace("\n", "<br>") for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
     paragraphs = [f"# {experiment.title}", caption, "\n".join(lines), "\n".join(f"- {note.strip()}" for note in notes)]
     markdown = "\n\n".join(filter(None, paragraphs)) + "\n"
 
     folder = experiment.results_dir / "reports"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{experiment.name}.md", markdown.encode())
-    write_whole(folder / f"{experiment.name}.csv", records.to_csv(index=False).encode())
+    written = {".md": markdown, ".csv": records.to_csv(index=False)}
+    if len(pairs):
+        written["-pairs.csv"] = pairs.to_csv(index=False)
+    for ending, text in written.items():
+        write_whole(folder / f"{experiment.name}{ending}", text.encode())
     for ending, figure in drawn.items():
         save_figure(figure, folder / f"{experiment.name}{ending}")
     printed = [line for row in rows[1:] for line in zip_longest(*(text.split("\n") for text in row), fillvalue="")]
     heads = rows[0][: rows[0].index("") + 1]  # the last one has no name
     table = pd.DataFrame(printed, columns=rows[0]).set_index(heads).to_string(line_width=width)
-    files = ", ".join(f"{experiment.name}{ending}" for ending in (".md", ".csv", *drawn))
+    files = ", ".join(f"{experiment.name}{ending}" for ending in (*written, *drawn))
     return "\n".join([experiment.title, caption, table, *notes, f"Written to {folder}: {files}"])
 
 
@@ -66,7 +80,7 @@ def _figures(experiment: Experiment, cells: Sequence[ComparedCell]) -> dict[str,
         runs = {run.path: run for cell in cells for run in cell.runs}
         of_settings = list(figures(experiment.figure, [runs[path] for path in sorted(runs)]))
         drawn = {f"-{number}" if len(of_settings) > 1 else "": each for number, each in enumerate(of_settings, 1)}
-    if any(not isnan(cell.difference) for cell in cells):
+    if any(cell.is_compared for cell in cells):
         drawn["-beside-the-paper"] = comparison_figure(experiment.title, cells)
     return {f"{name}.{kind}": figure for name, figure in drawn.items() for kind in ("png", "svg")}
 
@@ -90,23 +104,43 @@ def _dataset_sizes(experiment: Experiment) -> pd.DataFrame:
 def _records(cells: Sequence[ComparedCell]) -> pd.DataFrame:
     """The content of the CSV file: a row for each cell of the table, with our numbers and the paper's; NaN is blank."""
     keys = dict.fromkeys(key for cell in cells for key in cell.axes)
+    records = []
+    for cell in cells:
+        record: dict[str, Any] = {**keys, **cell.axes}
+        for column, ours in cell.ours.items():
+            numbers = {
+                "mean": ours.mean,
+                "std": ours.std,
+                "std-over-seeds": ours.spread,
+                "num-seeds": len(ours.runs),
+                "difference": ours.mean - cell.paper_mean,
+                "outside": ours.is_outside(cell.paper_mean),
+                "runs": " ".join(run.path.name for run in ours.runs),
+            }
+            record |= {f"{column}-{name}": number for name, number in numbers.items()}
+        records.append(record | {"paper-mean": cell.paper_mean, "paper-std": cell.paper_std})
+    return pd.DataFrame(records, dtype=object)
+
+
+def _pairs(experiment: Experiment, cells: Sequence[ComparedCell]) -> pd.DataFrame:
+    """The content of the second CSV file: a row for each pair of cells that differ only in what is compared."""
     records = [
         {
-            **keys,
-            **cell.axes,
-            "mean": cell.mean,
-            "std": cell.std,
-            "num-seeds": len(cell.runs),
-            "std-over-seeds": cell.spread if cell.runs else None,
-            "paper-mean": cell.paper_mean,
-            "paper-std": cell.paper_std,
-            "difference": cell.difference,
-            "outside": None if isnan(cell.difference) else cell.is_outside,
-            "runs": " ".join(run.path.name for run in cell.runs),
+            **{f"first-{key}": value for key, value in pair.first.axes.items()},
+            **{f"second-{key}": value for key, value in pair.second.axes.items()},
+            "measured-as": pair.column,
+            "difference": pair.mean,
+            "standard-error": pair.standard_error,
+            "num-seeds": len(pair.by_seed),
         }
-        for cell in cells
+        for pair in paired_differences(cells, _compared_keys(experiment))
     ]
     return pd.DataFrame(records, dtype=object)
+
+
+def _compared_keys(experiment: Experiment) -> Sequence[str]:
+    """The keys whose values an experiment compares with each other."""
+    return experiment.table.get("compares", []) if experiment.table else ["algorithm"]
 
 
 def _rows(experiment: Experiment, cells: Sequence[ComparedCell]) -> list[list[str]]:
@@ -122,7 +156,8 @@ def _rows(experiment: Experiment, cells: Sequence[ComparedCell]) -> list[list[st
     def place(cell: ComparedCell, keys: Sequence[str]) -> tuple[int, ...]:
         return tuple(values[key].index(cell.axes.get(key)) for key in keys)
 
-    texts = {(place(cell, down), place(cell, across)): "\n".join(cell.texts) for cell in cells}
+    sources = list(dict.fromkeys(source for cell in cells for source in cell.ours))
+    texts = {(place(cell, down), place(cell, across)): "\n".join(cell.texts(sources)) for cell in cells}
     columns = sorted({column for _, column in texts})
     rows = [[*(SYMBOLS.get(key, key) for key in down), ""]]
     for column in columns:
@@ -133,24 +168,34 @@ def _rows(experiment: Experiment, cells: Sequence[ComparedCell]) -> list[list[st
         if "metric" in shown:
             shown["metric"] = METRIC_TITLES[str(shown["metric"])]
         heads = ["" if value is None else str(value) for value in shown.values()]
-        rows.append([*heads, "ours\npaper\ndifference", *(texts.get((line, column), "") for column in columns)])
+        rows.append([*heads, "\n".join([*sources, "paper"]), *(texts.get((line, column), "") for column in columns)])
     return rows
 
 
 def _notes(experiment: Experiment, cells: Sequence[ComparedCell]) -> list[str]:
     """Sentences about the runs and about the differences from the paper."""
     table, num_runs = experiment.table or {}, [len(cell.runs) for cell in cells if cell.runs]
-    least, most = min(num_runs, default=0), max(num_runs, default=0)
-    seeds = "" if most <= 1 else f", of {most} seeds" if least == most else f", of {least} to {most} seeds"
-    notes = [f"{len(num_runs)} of {len(cells)} cells have runs{seeds}."]
-    if both := [cell for cell in cells if not isnan(cell.difference)]:
+    notes = [f"{len(num_runs)} of {len(cells)} cells have runs."]
+    numbers = [(ours, cell.paper_mean) for cell in cells for ours in cell.ours.values() if ours.runs]
+    compared = [(ours, paper) for ours, paper in numbers if not isnan(paper)]
+    if decided := [ours for ours, paper in compared if ours.is_outside(paper) is not None]:
+        outside = sum(bool(ours.is_outside(paper)) for ours, paper in compared)
         notes.append(
-            f"{sum(cell.is_outside for cell in both)} of {len(both)} differ (!) from the paper's mean by more than "
-            "twice its standard error over clients plus the spread over our seeds."
+            f"{outside} of {len(decided)} numbers with at least {MIN_SEEDS} seeds differ (!) from the paper's by more "
+            "than another seed would, with a probability of 95 %."
+        )
+    if undecided := [len(ours.runs) for ours, paper in compared if ours.is_outside(paper) is None]:
+        seeds = "one seed" if max(undecided) == 1 else f"fewer than {MIN_SEEDS} seeds"
+        notes.append(
+            f"For {len(undecided)} numbers, {seeds} cannot decide whether the difference from the paper is more than "
+            f"the spread from seed to seed: run seeds={','.join(map(str, range(1, MIN_SEEDS + 1)))}."
         )
     if any(run.summary["missing"] for cell in cells for run in cell.runs):
         notes.append("* Not all clients were evaluated; the run folder names those that are missing.")
     notes += winners_in_words(cells, table.get("compares", []))
+    pairs = list(paired_differences(cells, _compared_keys(experiment)))
+    if 0 < len(pairs) <= MAX_PAIRS:
+        notes += ["Paired differences, with the same partition, sampled clients and start:", *(p.text for p in pairs)]
     if "note" in table:
         notes.append(table["note"])
     if table and any(cell.printed is None for cell in experiment.cells):

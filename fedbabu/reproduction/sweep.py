@@ -16,13 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RUNTIME_KEYS, RunConfig
 from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
 from fedbabu.reproduction.local_superlink import local_superlink, start, stop
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
-from fedbabu.runs.settings import finetunes_epoch_by_epoch, setting_of
+from fedbabu.runs.settings import declared_algorithm, finetunes_epoch_by_epoch, setting_of
 from fedbabu.runs.time_estimates import estimated_seconds, format_duration, time_left
 from fedbabu.training.device import fitting_federation
 
@@ -100,7 +99,7 @@ def plan(experiment: Experiment) -> list[PlannedRun]:
     for seed in experiment.seeds:
         for cell in experiment.cells:
             config = dict(cell.config) | {"seed": seed, "results-dir": str(experiment.results_dir)}
-            planned(config, ALGORITHMS[config["algorithm"]].starts_from).cells.append(cell)
+            planned(config, declared_algorithm(config).starts_from).cells.append(cell)
     return list(runs.values())
 
 

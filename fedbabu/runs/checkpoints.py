@@ -16,6 +16,7 @@ from fedbabu.runs.files import DamagedError, load_state, save_state
 from fedbabu.runs.records import RoundRecord
 
 CHECKPOINTS_KEPT = 2  # of a run; the older one is used if the newer one is damaged
+BEST = "best/"  # begins the names of the tensors of the best round's model
 
 
 def local_state_folder() -> Path:
@@ -52,6 +53,16 @@ class ClientStore:
 
 
 @dataclass(frozen=True)
+class BestRound:
+    """The state of a run after the evaluated round in which the clients' mean test accuracy was highest so far."""
+
+    server_round: int
+    accuracy: float  # in percent
+    model: Mapping[str, Tensor]  # the state dict of the global model
+    client_state_rounds: Mapping[int, int]  # for each client with a client state, the round in which it was saved
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The state of a run after the training of a round."""
 
@@ -60,6 +71,12 @@ class Checkpoint:
     client_state_rounds: Mapping[int, int]  # for each client with a client state, the round in which it was saved
     history: list[RoundRecord]  # of the rounds that are over
     record: RoundRecord | None  # of this round, if its evaluation is still to be done
+    best: BestRound | None = None  # of the rounds that are over; None if none of them was evaluated
+
+    @property
+    def needed_client_states(self) -> list[Mapping[int, int]]:
+        """The client states that a run needs to continue from here: for each client, the rounds in which they are."""
+        return [self.client_state_rounds, *([self.best.client_state_rounds] if self.best else [])]
 
     @classmethod
     def start(cls, model: nn.Module) -> "Checkpoint":
@@ -83,8 +100,13 @@ class Checkpoints:
             "history": [record.to_json() for record in checkpoint.history],
             "record": checkpoint.record and checkpoint.record.to_json(),
         }
+        tensors = dict(checkpoint.model)
+        if best := checkpoint.best:
+            rest["best"] = {"round": best.server_round, "accuracy": best.accuracy, "kept": best.client_state_rounds}
+            # Cloned, because a file cannot hold a tensor twice, and the two models may have some in common.
+            tensors |= {f"{BEST}{name}": value.clone() for name, value in best.model.items()}
         path = self.folder / f"round-{checkpoint.server_round}.safetensors"
-        save_state(path, checkpoint.model, {"checkpoint": rest})
+        save_state(path, tensors, {"checkpoint": rest})
         for older in list(_files_by_round(self.folder).values())[CHECKPOINTS_KEPT:]:
             if older != path:
                 older.unlink(missing_ok=True)
@@ -97,20 +119,40 @@ class Checkpoints:
         usable = []
         for server_round, path in _files_by_round(self.folder).items():
             try:
-                model, values = load_state(path)
-                rest = values["checkpoint"]
-                state_rounds = {int(client): saved_round for client, saved_round in rest["kept"].items()}
-                history = [RoundRecord.from_json(record) for record in rest["history"]]
-                record = rest["record"] and RoundRecord.from_json(rest["record"])
+                checkpoint = _read(path)
                 if self.clients.folder.is_dir():
-                    for client, saved_round in state_rounds.items():
-                        self.clients.load(client, saved_round)
-                usable.append(Checkpoint(server_round, model, state_rounds, history, record))
+                    for state_rounds in checkpoint.needed_client_states:
+                        for client, saved_round in state_rounds.items():
+                            self.clients.load(client, saved_round)
+                usable.append(checkpoint)
             except (DamagedError, FileNotFoundError) as error:
                 print(f"The checkpoint of round {server_round} cannot be used: {error}", flush=True)
         if not usable:
             raise RunError(f"The run has no usable checkpoint in {self.folder}: start it again.")
         return usable
+
+
+def _read(path: Path) -> Checkpoint:
+    """The checkpoint in a file; raises a DamagedError or FileNotFoundError if it cannot be read."""
+    tensors, values = load_state(path)
+    rest = values["checkpoint"]
+    model = {name: value for name, value in tensors.items() if not name.startswith(BEST)}
+    best_model = {name.removeprefix(BEST): value for name, value in tensors.items() if name.startswith(BEST)}
+    return Checkpoint(
+        server_round=rest["server_round"],
+        model=model,
+        client_state_rounds=_by_client(rest["kept"]),
+        history=[RoundRecord.from_json(record) for record in rest["history"]],
+        record=rest["record"] and RoundRecord.from_json(rest["record"]),
+        best=BestRound(rest["best"]["round"], rest["best"]["accuracy"], best_model, _by_client(rest["best"]["kept"]))
+        if "best" in rest
+        else None,
+    )
+
+
+def _by_client(state_rounds: Mapping[str, int]) -> dict[int, int]:
+    """The rounds of client states as JSON has them, with the clients as numbers again."""
+    return {int(client): saved_round for client, saved_round in state_rounds.items()}
 
 
 def _files_by_round(folder: Path) -> dict[int, Path]:

@@ -6,6 +6,8 @@ checkpoints/          the newest two checkpoints, from which the run can be resu
 clients/              the client states, as safetensors, if the algorithm keeps a part of the model on the clients
 clients.jsonl         one line per client of the final evaluation
 model.safetensors     the global model after the last round; written before the final evaluation
+best-clients.jsonl    the same of the evaluated round in which the clients were best, if that is not the last
+best-model.safetensors
 similarity.json       the similarity of the clients' layers, with the diagnostic "similarity"
 features.safetensors  the body's features of some images, with the diagnostic "features"
 summary.json          mean ± std over clients, and the paper's numbers; at the end
@@ -33,17 +35,19 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import RunConfig
+from fedbabu.config import PROTOCOLS, Measurement, RunConfig
+from fedbabu.config.defaults import ADDED_KEYS
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import Federation
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
 from fedbabu.runs.files import json_lines, load_state, read_json_lines, save_state, write_whole
 from fedbabu.runs.records import RoundRecord, client_record
-from fedbabu.runs.settings import comparable
+from fedbabu.runs.settings import comparable, declared_algorithm, has_results_of_protocol
 from fedbabu.training.evaluation import ClientResult
 
 MODEL_FILE = "model.safetensors"
+CLIENTS_FILE = "clients.jsonl"
+BEST = "best-"  # begins the names of the files of the best round
 
 
 class RunFolder:
@@ -73,6 +77,7 @@ class RunFolder:
                 "num-train-examples": sum(federation.num_train.values()),
             },
             "clients-checksum": clients_checksum(federation),
+            "clients-hold-equally-many": len(set(federation.num_train.values())) == 1,
             "federation": {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)},
             "versions": software_versions(),
         }
@@ -110,7 +115,7 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any]:
         """The run configuration under Flower's key names, as it was recorded."""
-        return self.recorded["run-config"]
+        return {**ADDED_KEYS, **self.recorded["run-config"]}
 
     @cached_property
     def run_config(self) -> RunConfig:
@@ -148,20 +153,34 @@ class RunFolder:
     @property
     def clients(self) -> list[dict[str, Any]]:
         """The records of all clients in the final evaluation, by client id; see `records.client_record`."""
-        return read_json_lines(self.path / "clients.jsonl")
+        return read_json_lines(self.path / CLIENTS_FILE)
 
-    def write_clients(self, results: Mapping[int, ClientResult], federation: Federation) -> None:
-        """Write clients.jsonl: what each client holds, and what it measured in the final evaluation."""
+    @property
+    def best_clients(self) -> list[dict[str, Any]]:
+        """The records of all clients with the model of the best round; those of the last round if that is the best."""
+        path = self.path / f"{BEST}{CLIENTS_FILE}"
+        return read_json_lines(path) if path.exists() else self.clients
+
+    def write_clients(self, results: Mapping[int, ClientResult], federation: Federation, best: bool = False) -> None:
+        """Write what each client holds and measured at the end, with the last or the best round's model."""
         records = (client_record(client, federation.clients[client], result) for client, result in results.items())
-        write_whole(self.path / "clients.jsonl", json_lines(records))
+        write_whole(self.path / f"{BEST if best else ''}{CLIENTS_FILE}", json_lines(records))
 
     def model(self) -> dict[str, Tensor]:
         """The state dict of the final global model."""
         return load_state(self.path / MODEL_FILE)[0]
 
-    def write_model(self, state: Mapping[str, Tensor]) -> None:
-        """Write the state dict of the final global model as safetensors."""
-        save_state(self.path / MODEL_FILE, state)
+    def best_model(self) -> dict[str, Tensor]:
+        """The state dict of the global model of the best round; the final one if the last round is the best."""
+        path = self.path / f"{BEST}{MODEL_FILE}"
+        return load_state(path)[0] if path.exists() else self.model()
+
+    def write_model(self, state: Mapping[str, Tensor], best: bool = False) -> None:
+        """Write the state dict of the global model after the last round, and then of the best one, as safetensors."""
+        if not best:  # a run that stopped here may have left another best round
+            for name in (MODEL_FILE, CLIENTS_FILE):
+                (self.path / f"{BEST}{name}").unlink(missing_ok=True)
+        save_state(self.path / f"{BEST if best else ''}{MODEL_FILE}", state)
 
     @cached_property
     def similarity(self) -> dict[str, list[float]]:
@@ -180,47 +199,77 @@ class RunFolder:
         """Write features.safetensors, which `features` reads."""
         save_state(self.path / "features.safetensors", features, names)
 
-    def accuracies(self, finetune_epochs: int | None = None) -> dict[str, npt.NDArray[np.float64]]:
+    @property
+    def measurement(self) -> Measurement:
+        """Which of its accuracies are the results of the run, by its configuration."""
+        return Measurement.from_run_config(self.config)
+
+    def accuracies(
+        self, measurement: Measurement | None = None, finetune_epochs: int | None = None
+    ) -> dict[str, npt.NDArray[np.float64]]:
         """Accuracy of every client in percent, float64 [clients], for each metric of `records.METRIC_TITLES`.
 
-        Metrics that the run does not have are left out; NaN is a client without such test images. The personalized
-        accuracy is taken after this number of epochs of fine-tuning, by default after all.
+        Metrics that the run does not have are left out; NaN is a client without such test images. The measurement says
+        which accuracies are meant, by default those that the run's configuration asks for. The personalized accuracy
+        is taken after a number of epochs of fine-tuning, by default after all.
         """
-        clients, accuracies = self.clients, {}
+        measurement = measurement or self.measurement
+        clients, accuracies = self.best_clients if measurement.evaluated_round == "best" else self.clients, {}
+        algorithm = declared_algorithm(self.config)
         for prefix in ("", "id-", "ood-"):
             if f"{prefix}accuracy" in clients[0]:
                 after_epochs = np.array([client[f"{prefix}accuracy"] for client in clients], dtype=float)
-                if not ALGORITHMS[self.config["algorithm"]].keeps:  # all clients start from one global model
+                if not algorithm.keeps:  # all clients start from one global model
                     accuracies[f"{prefix}initial"] = after_epochs[:, 0]
                 if not prefix:
-                    accuracies["without-head"] = np.array([client["without-head-accuracy"] for client in clients])
+                    without_head = [_without_head_accuracy(client, measurement) for client in clients]
+                    accuracies["without-head"] = np.array(without_head)
                 last = -1 if finetune_epochs is None else finetune_epochs
                 accuracies[f"{prefix}personalized"] = after_epochs[:, last]
         return {metric: values for metric, values in accuracies.items() if not np.isnan(values).all()}
+
+    @property
+    def protocols(self) -> dict[str, Measurement]:
+        """The protocols whose numbers the run has, and which of its accuracies these are.
+
+        They are both if the algorithm trains alike in the paper's text and in the authors' code, and otherwise the one
+        that the run followed.
+        """
+        return {
+            protocol: Measurement.from_run_config(values)
+            for protocol, values in PROTOCOLS.items()
+            if has_results_of_protocol(self.config, protocol, self.has_equal_clients)
+        }
+
+    @property
+    def has_equal_clients(self) -> bool:
+        """Whether all clients have the same number of training images, so that aggregation-weights does not matter."""
+        return self.recorded.get("clients-hold-equally-many", False)  # an earlier version did not say
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Accuracies over clients, the paper's numbers, and totals of time and bytes; see `summarize`."""
         return self._read_json("summary.json")
 
-    def summarize(self, missing: Mapping[int, str], paper: Mapping[str, Mapping[str, Any]]) -> None:
+    def summarize(
+        self,
+        missing: Mapping[int, str],
+        paper: Mapping[str, Mapping[str, Any]],
+        best_round: int | None = None,
+    ) -> None:
         """Make the summary from the records of the clients and of the rounds, without writing summary.json yet.
 
-        It gets the reason for each client that could not be evaluated, and the paper's mean, std and table by metric.
+        It gets the reason for each client that could not be evaluated, the paper's mean, std and table by metric, and
+        the best of the evaluated rounds.
         """
         rounds = self.rounds
         totals = ("seconds", "train_seconds", "evaluate_seconds", "bytes_sent", "bytes_received")
         self.summary = {
             "num-clients": len(self.clients),
             "missing": missing,
-            "accuracy": {
-                metric: {
-                    "mean": float(np.nanmean(values)),
-                    "std": float(np.nanstd(values)),
-                    "num-clients": int(np.isfinite(values).sum()),
-                }
-                for metric, values in self.accuracies().items()
-            },
+            "best-round": best_round,
+            "accuracy": _means(self.accuracies()),
+            "accuracy-by-protocol": {name: _means(self.accuracies(each)) for name, each in self.protocols.items()},
             "paper": paper,
             **{name.replace("_", "-"): sum(getattr(record, name) for record in rounds) for name in totals},
             "failed": sum(len(record.failed) for record in rounds),
@@ -242,6 +291,26 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         write_whole(self.path / name, json.dumps(content, indent=2).encode())
+
+
+def _without_head_accuracy(client: Mapping[str, Any], measurement: Measurement) -> float:
+    """A client's accuracy without the head in percent; NaN if it was not measured in this way."""
+    measured = client["without-head-accuracy"]
+    if not isinstance(measured, dict):  # an earlier version measured as the text has it
+        measured = {Measurement.from_run_config(PROTOCOLS["text"]).templates: measured}
+    return measured.get(measurement.templates, np.nan)
+
+
+def _means(accuracies: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over the clients that have an accuracy, and their number, for each metric."""
+    return {
+        metric: {
+            "mean": float(np.nanmean(values)),
+            "std": float(np.nanstd(values)),
+            "num-clients": int(np.isfinite(values).sum()),
+        }
+        for metric, values in accuracies.items()
+    }
 
 
 def results_folder(config: RunConfig) -> Path:

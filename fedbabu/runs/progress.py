@@ -106,19 +106,30 @@ class Progress:
 
 
 def final_report(run: RunFolder) -> str:
-    """A finished run's accuracies, mean ± std over clients in percent, beside the paper's for the same setting."""
+    """A finished run's accuracies, mean ± std over clients in percent, beside the paper's for the same setting.
+
+    There is a column for each protocol of which the run has the numbers, and one for the run's own choice of
+    accuracies, if that is neither.
+    """
     summary = run.summary
     num_clients, paper = summary["num-clients"], summary["paper"]
+    columns = {f"as the {name}": means for name, means in summary["accuracy-by-protocol"].items()}
+    if run.measurement not in run.protocols.values():
+        columns = {"this run": summary["accuracy"], **columns}
     table = Table("Accuracy in %")
-    for heading in ["this run", *(["the paper", "difference"] if paper else [])]:
+    for heading in [*columns, *(["the paper"] if paper else [])]:
         table.add_column(heading, justify="right")
     for metric, ours in summary["accuracy"].items():
-        cells = [METRIC_TITLES[metric], f"{ours['mean']:.2f} ± {ours['std']:.2f}"]
+        theirs = paper.get(metric)
+        cells = [METRIC_TITLES[metric]]
         if ours["num-clients"] != num_clients:  # some clients have no such test images
             cells[0] += f" ({clients_in_words(ours['num-clients'], num_clients)})"
-        if theirs := paper.get(metric):
+        for means in columns.values():
+            shown = means.get(metric, ours)
+            difference = f" ({shown['mean'] - theirs['mean']:+.2f})" if theirs else ""
+            cells.append(f"{shown['mean']:.2f} ± {shown['std']:.2f}{difference}")
+        if theirs:
             cells.append(f"{theirs['mean']:.2f} ± {theirs['std']:.2f} (Table {theirs['table']})")
-            cells.append(f"{ours['mean'] - theirs['mean']:+.2f}")
         table.add_row(*cells)
     text = io.StringIO()
     Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(table)
@@ -127,12 +138,26 @@ def final_report(run: RunFolder) -> str:
     if failed := summary["failed"]:
         notes += f"\n{failed} times, a client was left out of a round; rounds.jsonl says which, and why"
     return (
-        f"\nMean ± std over {run.clients_covered}{notes}\n{text.getvalue()}"
+        f"\nMean ± std over {run.clients_covered}{notes}{' (difference from the paper)' if paper else ''}\n"
+        f"{text.getvalue()}{_protocols_in_words(run)}"
         f"{format_duration(summary['seconds'])} in all, {summary['evaluate-seconds'] / summary['seconds']:.0%} of it "
         f"evaluating; {summary['bytes-sent'] / 1e6:.1f} MB sent to the nodes, "
         f"{summary['bytes-received'] / 1e6:.1f} MB received\n"
         f"Run folder: {run.path}"
     )
+
+
+def _protocols_in_words(run: RunFolder) -> str:
+    """What the columns of the final report mean, in a line for each protocol."""
+    num_rounds = len(run.rounds)
+    last = f"the last of {num_rounds} rounds"
+    rounds = {"last": last, "best": f"round {run.summary['best-round']}, the best by test accuracy of {num_rounds}"}
+    lines = [
+        f"As the {name}: {rounds[each.evaluated_round]}; without head by {each.template_distance} distance from "
+        f"templates of {each.template_images} images in {each.template_batches} batches\n"
+        for name, each in run.protocols.items()
+    ]
+    return "".join(lines)
 
 
 def open_logger(name: str, run: Path, first_round: int) -> Log:

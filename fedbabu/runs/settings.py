@@ -1,19 +1,23 @@
 """When two runs have the same setting, by their run configurations under Flower's key names."""
 
 from collections.abc import Mapping
+from functools import cache
+from itertools import chain
 from typing import Any
 
-from fedbabu.algorithms import ALGORITHMS, Part, Phase
-from fedbabu.config import RUNTIME_KEYS
+from fedbabu.algorithms import ALGORITHMS, AS_IN_THE_CODE, Algorithm, Part, Phase, find_algorithm
+from fedbabu.config import RUNTIME_KEYS, under_protocol, with_protocol
 from fedbabu.config.defaults import RETIRED_KEYS
+from fedbabu.config.protocols import MEASUREMENT_KEYS
 from fedbabu.data.partitions import PARTITIONS
 
 # Keys that a setting does not have: those of the data, which config.json describes, and those without influence.
 KEYS_BESIDE_THE_SETTING = {"dataset", "image-column", "label-column", "seed", *RUNTIME_KEYS, *RETIRED_KEYS}
+KEYS_BESIDE_THE_SETTING |= set(MEASUREMENT_KEYS)  # a run measures all that they choose from
 KEYS_BESIDE_THE_SETTING |= {"results-dir", "resume", "evaluate-every", "record"}
 
 # Keys in which runs may differ that are shown beside each other.
-COMPARED_KEYS = ("algorithm", "initial-model")
+COMPARED_KEYS = ("algorithm", "protocol", "initial-model")
 
 # Keys in which a run that starts from a finished run must agree with it. How that was evaluated does not matter, nor
 # how its head was initialized, which a run with an initial model cannot say.
@@ -23,23 +27,35 @@ TRAINING_KEYS = (
 )  # fmt: skip
 
 
+def declared_algorithm(run_config: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of a run configuration, as it is declared for the protocol."""
+    return find_algorithm(run_config["algorithm"], run_config.get("protocol", "text"))
+
+
 def partition_keys(scheme: str) -> tuple[str, ...]:
     """The run-config keys that only this partition scheme reads."""
     return tuple(option.replace("_", "-") for option in PARTITIONS[scheme].options)
 
 
+@cache
+def _special_keys() -> frozenset[str]:
+    """The run-config keys that only some algorithms or some partition schemes read."""
+    of_algorithms = (each.coefficients for each in (*ALGORITHMS.values(), *AS_IN_THE_CODE.values()))
+    return frozenset(chain(*of_algorithms, *map(partition_keys, PARTITIONS)))
+
+
 def keys_read(run_config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys and values that can change the numbers of this algorithm with this partition, without data and seed."""
-    algorithm, scheme = ALGORITHMS[run_config["algorithm"]], run_config["partition"]
-    special_keys = {key for each in ALGORITHMS.values() for key in each.coefficients}
-    special_keys |= {key for name in PARTITIONS for key in partition_keys(name)}
-    unread = special_keys.difference(algorithm.coefficients, partition_keys(scheme)) | KEYS_BESIDE_THE_SETTING
-    return {key: value for key, value in run_config.items() if key not in unread}
+    algorithm, scheme = declared_algorithm(run_config), run_config["partition"]
+    unread = _special_keys().difference(algorithm.coefficients, partition_keys(scheme)) | KEYS_BESIDE_THE_SETTING
+    if algorithm.name not in AS_IN_THE_CODE:
+        unread |= {"protocol"}  # what else it decides is in the other keys
+    return {key: value for key, value in with_protocol(run_config).items() if key not in unread}
 
 
 def setting_of(run_config: Mapping[str, Any]) -> dict[str, Any]:
     """The setting of a run: equal for two runs if and only if they differ in nothing but the data and the seed."""
-    algorithm = ALGORITHMS[run_config["algorithm"]]
+    algorithm = declared_algorithm(run_config)
     setting = keys_read(run_config)
     if setting.get("server-data-fraction"):
         setting["server-part"] = setting["server-part"] or (algorithm.shares.name or "").lower()
@@ -76,14 +92,22 @@ def different_training_key(start_run: Mapping[str, Any], wanted: Mapping[str, An
     return next((key for key in keys if start_run[key] != wanted[key]), None)
 
 
-def has_results_for(run_config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def has_results_of_protocol(run_config: Mapping[str, Any], protocol: str, equal_clients: bool) -> bool:
+    """Whether a run of a configuration has the numbers of a protocol; see `has_results_for`."""
+    return has_results_for(run_config, under_protocol(run_config, protocol), equal_clients)
+
+
+def has_results_for(run_config: Mapping[str, Any], wanted: Mapping[str, Any], equal_clients: bool = False) -> bool:
     """Whether a run of one configuration has the numbers that another configuration is for, apart from data and seed.
 
     It may have more diagnostics (the key `record`) and, if they come one after the other, more epochs of fine-tuning.
+    With equal_clients, all its clients had equally many training images, so that the weights of the mean do not matter.
     """
+    if equal_clients:
+        run_config = {**run_config, "aggregation-weights": with_protocol(wanted)["aggregation-weights"]}
     if run_config["algorithm"] != wanted["algorithm"]:
         return False
-    starts_from = ALGORITHMS[wanted["algorithm"]].starts_from
+    starts_from = declared_algorithm(wanted).starts_from
     if starts_from and run_config["initial-model"].endswith(".safetensors"):  # a model of unknown setting
         return False
     if not set(wanted["record"].split()) <= set(run_config["record"].split()):
@@ -95,5 +119,5 @@ def has_results_for(run_config: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 def finetunes_epoch_by_epoch(run_config: Mapping[str, Any]) -> bool:
     """Whether fine-tuning for n epochs is the same as the first n of more epochs, so that one run has both results."""
-    phases = ALGORITHMS[run_config["algorithm"]].personalizes
+    phases = declared_algorithm(run_config).personalizes
     return len(phases) == 1 and phases[0].epochs is None

@@ -14,6 +14,7 @@ import torch
 
 from fedbabu.algorithms import Part, Phase
 from fedbabu.config import RunConfig
+from fedbabu.config.protocols import BATCHES, IMAGES
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.transforms import BatchTransform, Examples
 from fedbabu.models import ImageShape, build_model
@@ -23,6 +24,7 @@ from fedbabu.training.device import training_device
 from fedbabu.training.local_sgd import LocalTrainingSettings, train
 
 FORWARD_COST = 1 / 3  # about; only estimates of time depend on it
+NUM_TEMPLATE_SETS = len(IMAGES) * len(BATCHES)  # computed of all training images in the final evaluation
 START_SECONDS = 15  # that Flower and Ray need before the first round of a run
 
 
@@ -50,8 +52,11 @@ class Cost:
         training = len(rounds) * self.training(1, share * self.num_train)
         evaluated = [each for each in rounds[:-1] if config.evaluate_every and each % config.evaluate_every == 0]
         epochs = config.total_finetune_epochs
-        fine_tuning = (epochs + FORWARD_COST) * self.num_train + (epochs + 1) * FORWARD_COST * self.num_test
-        return training + len(evaluated) * FORWARD_COST * self.num_test + fine_tuning
+        templates = NUM_TEMPLATE_SETS * FORWARD_COST * self.num_train
+        fine_tuning = epochs * self.num_train + templates + (epochs + 1) * FORWARD_COST * self.num_test
+        # The last round's model, and that of the best round, if it is another one.
+        num_models = 2 if communicates and config.evaluate_every and config.num_rounds > config.evaluate_every else 1
+        return training + len(evaluated) * FORWARD_COST * self.num_test + num_models * fine_tuning
 
     def speed(self, rounds: Sequence[RoundRecord]) -> float:
         """How many images per second were trained in these rounds; 0 if none were."""

@@ -71,6 +71,7 @@ class TrainedClient:
     shared: State  # the state dict of the part that the client sends to the server
     client_state: State  # the state dict of the part that stays on the client; empty if the algorithm keeps nothing
     num_examples: int
+    weight: int  # in the mean over clients
     loss: float  # the mean training loss over all epochs of the shared model
     in_class: list[float] = field(default_factory=list)  # of ClassAccuracyCurve; empty if it is not recorded
     out_of_class: list[float] = field(default_factory=list)
@@ -102,7 +103,7 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
     kept = _part_of(model, algorithm.keeps)
     check_finite(loss, *shared.values(), *kept.values())
     curves = (curve.in_class, curve.out_of_class) if curve else ()
-    return TrainedClient(shared, kept, len(examples), loss, *curves)
+    return TrainedClient(shared, kept, len(examples), config.aggregation_weight(len(examples)), loss, *curves)
 
 
 def _train_rounds(

@@ -1,7 +1,4 @@
-"""Accuracy of one client: initial, without the head, and after each fine-tuning epoch (Sections 3 and 5.2.1).
-
-Accuracy without the head classifies an image by the class whose mean training feature is most similar to its feature.
-"""
+"""Accuracy of one client: initial, and after each fine-tuning epoch (Sections 3 and 5.2.1)."""
 
 from typing import Annotated
 
@@ -41,7 +38,9 @@ class ClientResult(BaseModel):
     # (out-of-distribution); empty if they were not measured.
     id_accuracy: list[PercentOrNaN] = []
     ood_accuracy: list[PercentOrNaN] = []
-    without_head_accuracy: Percent | None = None  # before fine-tuning, with class templates instead of the head
+    # Before fine-tuning, with class templates instead of the head, for each way of `config.TEMPLATES`; empty if it was
+    # not measured.
+    without_head_accuracy: dict[str, Percent] = {}
 
 
 class ClientEvaluation:
@@ -57,24 +56,11 @@ class ClientEvaluation:
         self.in_distribution = None if classes is None else torch.isin(test.labels, classes)
         self.result = ClientResult()
 
-    def measure(self) -> None:
-        """Append the accuracy and the loss of the model as it is now."""
-        self._append(features(self.model, self.test, self.transform))
-
-    def measure_before_fine_tuning(self, train: Examples) -> None:
-        """Append the initial accuracy and loss, and measure accuracy without the head.
-
-        The class templates are the mean features of the client's training examples (Section 5.2.1).
-        """
-        test_features, labels = features(self.model, self.test, self.transform), self.test.labels
-        train_features = features(self.model, train, self.transform)
-        templates = class_templates(train_features, train.labels, self.model.head.out_features)
-        self.result.without_head_accuracy = accuracy(nearest_template(test_features, templates), labels)
-        self._append(test_features)
-
     @torch.no_grad()
-    def _append(self, test_features: Tensor) -> None:
+    def measure(self) -> Tensor:
+        """Append the accuracy and the loss of the model as it is now; returns the test features, float32 [n, d]."""
         result, labels = self.result, self.test.labels
+        test_features = features(self.model, self.test, self.transform)
         class_scores = self.model.head(test_features)
         result.accuracy.append(accuracy(class_scores.argmax(dim=1), labels))
         result.loss.append(F.cross_entropy(class_scores, labels).item())
@@ -85,6 +71,7 @@ class ClientEvaluation:
             ):
                 predicted = self.model.head(test_features[chosen]).argmax(dim=1)
                 values.append(accuracy(predicted, labels[chosen]))
+        return test_features
 
 
 @torch.no_grad()
@@ -97,18 +84,6 @@ def features(model: SplitNetwork, examples: Examples, transform: BatchTransform)
     model.eval()
     batches = examples.images.tensor_split(-(-len(examples) // EVALUATION_BATCH_SIZE))
     return torch.cat([model.features(transform.normalize(batch)) for batch in batches])
-
-
-def class_templates(train_features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The mean feature of each class, float32 [classes, d]; NaN for a class without examples."""
-    one_hot = F.one_hot(labels, num_classes).to(train_features.dtype)
-    return one_hot.T @ train_features / one_hot.sum(dim=0).unsqueeze(1)
-
-
-def nearest_template(test_features: Tensor, templates: Tensor) -> Tensor:
-    """The class, int64 [n], whose template has the largest cosine similarity to each feature [n, d]."""
-    similarity = F.normalize(test_features) @ F.normalize(templates).T
-    return similarity.nan_to_num(nan=-torch.inf).argmax(dim=1)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

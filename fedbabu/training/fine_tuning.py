@@ -8,6 +8,7 @@ from fedbabu.training.client import Client
 from fedbabu.training.diagnostics import WeightDirections
 from fedbabu.training.evaluation import ClientEvaluation, ClientResult
 from fedbabu.training.local_sgd import Deadline, check_finite
+from fedbabu.training.templates import without_head_accuracies
 
 
 def fine_tune_client(client: Client, client_state: State, server_round: int) -> tuple[ClientResult, dict[str, Tensor]]:
@@ -23,7 +24,10 @@ def fine_tune_client(client: Client, client_state: State, server_round: int) -> 
     client.reset_model(client_state)
     classes = examples.labels if config.iid_test_set else None
     evaluation = ClientEvaluation(model, client.examples("test"), client.dataset.transform, classes)
-    evaluation.measure_before_fine_tuning(examples)
+    test_features, generator = evaluation.measure(), torch_generator(config.seed, Purpose.TEMPLATES, client.id)
+    evaluation.result.without_head_accuracy = without_head_accuracies(
+        model, examples, test_features, evaluation.test.labels, client.dataset.transform, generator
+    )
     weights = WeightDirections(model)
     after_epoch = [deadline.check, evaluation.measure]
     if "similarity" in config.diagnostics:

@@ -87,7 +87,8 @@ def test_the_final_evaluation_of_every_client_is_that_of_the_reference(runs):
         accuracy, loss = zip(*(reference.score(theta, *test) for theta in fine_tuned), strict=True)
         assert record["accuracy"] == pytest.approx(accuracy)
         assert record["loss"] == pytest.approx(loss, rel=1e-7)
-        without_head = reference.accuracy_without_head(model, (pixels.plain(x), y), test)
+        generator = reference.stream(7, reference.TEMPLATES, number)
+        without_head = reference.accuracies_without_head(model, (x, y), test, pixels, generator)
         assert record["without-head-accuracy"] == pytest.approx(without_head)
 
 

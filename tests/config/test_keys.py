@@ -4,8 +4,8 @@ import pytest
 from support.errors import config_error
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import PAPER_PROTOCOL, RUNTIME_KEYS, RunConfig, default_run_config, key_meanings
-from fedbabu.config.defaults import RETIRED_KEYS
+from fedbabu.config import PAPER_PROTOCOL, RUNTIME_KEYS, RunConfig, default_run_config, key_meanings, with_protocol
+from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions import PARTITIONS
 
@@ -86,9 +86,14 @@ def test_a_missing_key_is_named():
 
 def test_a_recorded_config_may_have_retired_keys():
     recorded = default_run_config() | dict.fromkeys(RETIRED_KEYS, False)
-    assert RunConfig.from_recorded(recorded).to_flower() == default_run_config()
+    assert RunConfig.from_recorded(recorded).to_flower() == with_protocol(default_run_config())
     with config_error(RETIRED_KEYS[0]):
         RunConfig.from_flower(recorded)
+
+
+def test_a_recorded_config_may_lack_keys_that_were_added():
+    recorded = {key: value for key, value in default_run_config().items() if key not in ADDED_KEYS}
+    assert RunConfig.from_recorded(recorded) == RunConfig.from_flower(default_run_config())
 
 
 def test_every_key_has_a_default_and_a_meaning():

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from support import PROJECT
 from support.in_process import run_server
 
-from fedbabu.config import RunConfig
+from fedbabu.config import RunConfig, with_protocol
 from fedbabu.federation.messages import EvaluateReply, TrainReply, TrainResult
 from fedbabu.training.evaluation import ClientResult
 
@@ -19,7 +19,7 @@ def test_messages_consist_of_flowers_records_and_carry_the_run_config(tiny_confi
     for message, reply in grid.exchanges:
         for record in [*message.content.values(), *reply.content.values()]:
             assert isinstance(record, ArrayRecord | ConfigRecord | MetricRecord)
-        assert RunConfig.from_flower(message.content["run-config"]).to_flower() == config
+        assert RunConfig.from_flower(message.content["run-config"]).to_flower() == with_protocol(config)
 
 
 def test_a_train_reply_is_what_flowers_fedavg_can_aggregate(tiny_config):

@@ -11,6 +11,8 @@ from flwr.app import Array, ArrayRecord
 from support.faults import change_arrays, change_clients, change_values, forge_replies, num_train_examples
 from support.in_process import essence, run_server
 
+from fedbabu.config import TEMPLATES
+
 WEIGHT = "body.0.0.weight"
 SHAPE = (64, 3, 3, 3)
 
@@ -123,7 +125,10 @@ EVALUATE_FORGERIES = [
     (change_clients(accuracy=lambda values: values[:-1]), "accuracy has 1"),
     (change_clients(loss=lambda values: [math.nan] * len(values)), "loss"),
     (change_clients(loss=lambda values: values[::2]), "loss has 1"),
-    (change_clients(without_head_accuracy=None), "without_head_accuracy has 0"),
+    (change_clients(without_head_accuracy=None), "without_head_accuracy is refused"),
+    (change_clients(without_head_accuracy={"cosine plain mixed": 5.0}), "without_head_accuracy has 1"),
+    (change_clients(without_head_accuracy=dict.fromkeys("abcdefgh", 5.0)), "without_head_accuracy is of 'a', 'b'"),
+    (change_clients(without_head_accuracy=dict.fromkeys(TEMPLATES, 101.0)), "without_head_accuracy"),
     (change_clients(id_accuracy=[5.0] * 12), "id_accuracy has 12"),
     (change_clients(ood_accuracy=[-1.0]), "ood_accuracy"),
     (add_result("77"), "77"),

@@ -54,7 +54,7 @@ def test_accuracy_over_communication(federated):
         np.testing.assert_allclose(points[:, 0], megabytes)
         assert points[:, 1].tolist() == [record.initial_accuracy for record in run.rounds]
     fedavg, fedbabu = drawn.values()
-    assert fedbabu[-1, 0] < fedavg[-1, 0]  # the head is not sent back
+    assert fedbabu[-2, 0] < fedavg[-2, 0]  # the head is not sent back; the last round may evaluate a second model
     assert "(MB)" in figure.axes[0].get_xlabel()
     assert "2 SuperNodes" in figure.axes[0].get_xlabel()
 

@@ -139,18 +139,17 @@ def test_a_cell_is_drawn_at_the_papers_and_our_accuracy():
     cells = [
         SimpleNamespace(
             axes={"algorithm": name, "metric": "personalized"},
-            mean=mean,
-            std=std,
+            ours={"text": SimpleNamespace(mean=mean, std=std, runs=[] if np.isnan(mean) else ["run"])},
             paper_mean=paper_mean,
             paper_std=paper_std,
-            difference=mean - paper_mean,
+            is_compared=not np.isnan(mean),
             num_clients=100,
         )
         for name, mean, std, paper_mean, paper_std in values
     ]
     axes = comparison_figure("Table 13", cells).axes[0]
     for bar, (name, mean, std, paper_mean, paper_std) in zip(axes.containers, values[:2], strict=True):
-        assert bar.get_label() == name
+        assert bar.get_label() == f"{name}, as the text"
         assert bar[0].get_xydata().tolist() == [[paper_mean, mean]]
         horizontal, vertical = (bars.get_segments()[0] for bars in bar[2])
         np.testing.assert_allclose(horizontal[:, 0], [paper_mean - paper_std / 5, paper_mean + paper_std / 5])

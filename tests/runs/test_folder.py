@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from support.errors import config_error
 from support.in_process import run_server
 
+from fedbabu.config import TEMPLATES, with_protocol
 from fedbabu.errors import ConfigError
 from fedbabu.federation.messages import Task
 from fedbabu.runs.folder import RunFolder, finished_runs, newest_per_algorithm
@@ -28,7 +29,7 @@ def rewrite_config(run: RunFolder, **keys) -> RunFolder:
 
 def test_the_configuration_the_data_and_the_versions_are_recorded(finished):
     content = json.loads((finished.run.path / "config.json").read_text())
-    assert content["run-config"] == finished.config == finished.run.config
+    assert content["run-config"] == with_protocol(finished.config) == finished.run.config
     assert content["versions"]["torch"] == version("torch")
     assert content["versions"]["flwr"] == version("flwr")
     assert content["dataset"] == {
@@ -78,7 +79,9 @@ def test_every_client_has_a_record(finished):
     for client in clients:
         assert len(client["accuracy"]) == len(client["loss"]) == 3
         assert client["num-train-examples"] == 240
-        assert all(0 <= value <= 100 for value in [*client["accuracy"], client["without-head-accuracy"]])
+        assert set(client["without-head-accuracy"]) == set(TEMPLATES)
+        values = [*client["accuracy"], *client["without-head-accuracy"].values()]
+        assert all(0 <= value <= 100 for value in values)
         assert client["classes"] == sorted(set(client["classes"]))
     assert sum(client["num-test-examples"] for client in clients) == 300
 
@@ -119,7 +122,9 @@ def test_the_summary_has_the_papers_numbers_that_it_is_given(copied_run):
     assert not copied_run.finished
     copied_run.write_summary()
     assert RunFolder(copied_run.path).finished
-    assert RunFolder(copied_run.path).summary == written | {"paper": paper, "missing": {"3": "it failed"}}
+    assert RunFolder(copied_run.path).summary == written | {
+        "paper": paper, "missing": {"3": "it failed"}, "best-round": None,
+    }  # fmt: skip
     assert RunFolder(copied_run.path).clients_covered == "6 of 7 clients"
 
 

@@ -50,7 +50,7 @@ def test_unknown_keys_are_ignored():
 
 def test_a_client_has_accuracies_by_distribution_only_if_they_were_measured():
     info = ClientInfo(num_train=72, num_test=15, classes=(1, 8))
-    measured = {"accuracy": [50.0, 75.0], "loss": [0.7, 0.6], "without_head_accuracy": 60.0}
+    measured = {"accuracy": [50.0, 75.0], "loss": [0.7, 0.6], "without_head_accuracy": {"cosine plain mixed": 60.0}}
     record = client_record(4, info, ClientResult(**measured))
     assert list(record) == [
         "client", "num-train-examples", "num-test-examples", "classes", "accuracy", "loss", "without-head-accuracy",

@@ -17,9 +17,10 @@ from support.in_process import essence, run_server
 from support.local_data import LOCAL_DATA, nodes_with_local_data
 from support.pictures import write_folder
 
-from fedbabu.config import RunConfig, default_run_config
+from fedbabu.config import RunConfig, default_run_config, with_protocol
 from fedbabu.errors import RunError
 from fedbabu.federation.messages import Task
+from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder, all_runs, finished_runs
 from fedbabu.runs.resume import check_resumable, resumed_config, runtime_overrides
 
@@ -96,7 +97,7 @@ def test_the_recorded_configuration_is_used_whatever_the_defaults_are(config, un
     data = {"dataset": config["dataset"], "results-dir": config["results-dir"]}
     run, _ = resume(default_run_config() | data, folder)
     assert essence(run) == undisturbed(config)
-    assert run.config == config
+    assert run.config == with_protocol(config)
     assert "round 4 of 7\nround 4/7 " in capsys.readouterr().out
 
 
@@ -183,9 +184,12 @@ def test_a_client_with_local_data_resumes_from_the_state_on_its_own_disk(config,
 def test_client_states_are_kept_as_long_as_a_checkpoint_needs_them(config, monkeypatch):
     folder = stopped_run(config | {"algorithm": "fedper", "fraction-train": 1.0}, monkeypatch, 7)
     assert sorted(path.stem for path in folder.glob("checkpoints/*")) == ["round-6", "round-7"]
+    checkpoint = Checkpoints(folder).usable()[0]
     for client in range(8):
-        saved = sorted(path.stem for path in folder.glob(f"clients/{client}/*"))
-        assert saved == ["round-4", "round-6", "round-7"]  # when round 7 was trained, 4 and 6 were the newest
+        saved = {path.stem for path in folder.glob(f"clients/{client}/*")}
+        # When round 7 was trained, the checkpoints of 4 and 6 were the newest. Round 2 may be their best one.
+        assert saved - {"round-2"} == {"round-4", "round-6", "round-7"}
+        assert f"round-{checkpoint.best.client_state_rounds[client]}" in saved
 
 
 @pytest.mark.parametrize("given", [{"algorithm": "fedavg"}, {"seed": 8}, {"num-server-rounds": 9}])

@@ -20,18 +20,18 @@ DEFAULT = RunConfig.from_flower(default_run_config())
 
 
 def test_the_cost_of_the_default_run():
-    """80 rounds of 10 clients × 4 epochs × 500 images, and 5 epochs of fine-tuning of all."""
+    """80 rounds of 10 clients × 4 epochs × 500 images, and 5 epochs of fine-tuning of all, from two models."""
     cost = Cost(DEFAULT, 50_000, 10_000)
-    final_evaluation = 5 * 50_000 + 50_000 / 3 + 6 * 10_000 / 3
+    final_evaluation = 2 * (5 * 50_000 + 4 * 50_000 / 3 + 6 * 10_000 / 3)
     assert cost.training(1, 5_000) == 20_000
     assert cost.left(80) == pytest.approx(final_evaluation)
-    assert cost.left(0) == pytest.approx(80 * 20_000 + 7 * 10_000 / 3 + final_evaluation)
-    assert cost.left(30) == pytest.approx(50 * 20_000 + 4 * 10_000 / 3 + final_evaluation)
+    assert cost.left(0) == pytest.approx(80 * 20_000 + 79 * 10_000 / 3 + final_evaluation)
+    assert cost.left(30) == pytest.approx(50 * 20_000 + 49 * 10_000 / 3 + final_evaluation)
 
 
 def test_the_cost_without_communication():
     alone = RunConfig.from_flower(default_run_config() | {"algorithm": "local-only", "evaluate-every": 0})
-    assert Cost(alone, 50_000, 10_000).left(0) == pytest.approx(320 * 50_000 + (50_000 + 10_000) / 3)
+    assert Cost(alone, 50_000, 10_000).left(0) == pytest.approx(320 * 50_000 + (4 * 50_000 + 10_000) / 3)
 
 
 def test_a_personal_model_costs_as_much_again():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from fedbabu.config import TEMPLATES
 from fedbabu.reproduction.experiment import Cell, Experiment
 from fedbabu.reproduction.paper.tables import tables
 from fedbabu.runs.folder import RunFolder
@@ -59,17 +60,23 @@ class FakeRuns:
             "run-config": {**cell.config, "seed": seed},
             "dataset": dataset or tables()[table]["dataset"],
             "clients-checksum": "",
+            "clients-hold-equally-many": True,
             "federation": {"num-supernodes": 2, "devices": ["cpu"]},
             "versions": {},
         }
         (run.path / "config.json").write_text(json.dumps(recorded))
         run.write_rounds([RoundRecord(1, num_examples=5000, train_seconds=1.0, seconds=2.0, evaluate_seconds=1.0)])
         clients = [
-            {"client": client, "num-test-examples": 100, "accuracy": values, "without-head-accuracy": values[0] / 2}
+            {
+                "client": client,
+                "num-test-examples": 100,
+                "accuracy": values,
+                "without-head-accuracy": dict.fromkeys(TEMPLATES, values[0] / 2),
+            }
             for client, values in enumerate(accuracies)
         ]
         (run.path / "clients.jsonl").write_text("".join(json.dumps(client) + "\n" for client in clients))
-        run.summarize({}, {})
+        run.summarize({}, {}, 1)
         run.write_summary()
         return RunFolder(run.path)
 

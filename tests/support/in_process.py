@@ -121,6 +121,8 @@ def essence(run: RunFolder) -> dict:
         },
         "rounds": [{key: value for key, value in record.items() if key not in times} for record in rounds],
         "clients": run.clients,
+        "best clients": run.best_clients,
+        "best model": {name: value.numpy().tobytes() for name, value in run.best_model().items()},
     }
 
 

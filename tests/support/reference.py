@@ -6,13 +6,14 @@ parameters come from outside.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 # The purposes of streams of random numbers; a stream is (seed, purpose, round, client).
-SAMPLING, TRAINING, FINE_TUNING, SERVER_TRAINING = 1, 2, 3, 5
+SAMPLING, TRAINING, FINE_TUNING, SERVER_TRAINING, TEMPLATES = 1, 2, 3, 5, 9
 
 
 def stream(*entropy):
@@ -298,10 +299,27 @@ def score(theta, x, y):
     return 100 * (logits.argmax(1) == y).double().mean().item(), F.cross_entropy(logits, y).item()
 
 
-def accuracy_without_head(theta, train, test):
-    (x, y), (x_test, y_test) = train, test
-    classes = y.unique()
-    z = features(theta, x)
-    templates = torch.stack([z[y == c].mean(0) for c in classes])
-    similarity = F.cosine_similarity(features(theta, x_test)[:, None], templates[None], dim=2)
-    return 100 * (classes[similarity.argmax(1)] == y_test).double().mean().item()
+def accuracies_without_head(theta, train, test, pixels, generator):
+    """Accuracy without the head in percent, from templates of every kind.
+
+    The paper's text compares by cosine similarity. The authors' code compares by Euclidean distance, and computes the
+    templates from augmented images that come class by class, in batches of 128; ours are of the images as they are.
+    """
+    (x, y), (x_test, y_test), measured = train, test, {}
+    z_test = features(theta, x_test)
+    order = torch.tensor(sorted(range(len(y)), key=lambda row: int(y[row])))
+    halves = [len(y) * i // -(-len(y) // 128) for i in range(-(-len(y) // 128) + 1)]
+    for images, pictures in (("plain", pixels.plain(x)), ("augmented", pixels.augmented(x, generator))):
+        for batches, rows in (
+            ("mixed", [torch.arange(start, stop) for start, stop in pairwise(halves)]),
+            ("class-by-class", [order[start : start + 128] for start in range(0, len(y), 128)]),
+        ):
+            z, labels = torch.cat([features(theta, pictures[r]) for r in rows]), y[torch.cat(rows)]
+            classes = labels.unique()
+            templates = torch.stack([z[labels == c].mean(0) for c in classes])
+            similarity = F.cosine_similarity(z_test[:, None], templates[None], dim=2)
+            distance = (z_test[:, None] - templates[None]).square().sum(2)
+            for name, nearest in (("cosine", similarity.argmax(1)), ("euclidean", distance.argmin(1))):
+                percent = 100 * (classes[nearest] == y_test).double().mean().item()
+                measured[f"{name} {images} {batches}"] = percent
+    return measured

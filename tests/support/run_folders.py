@@ -16,7 +16,7 @@ def copy_run(run: RunFolder, folder: Path, data: dict[str, Any] | None = None, *
     for name in ("config.json", "rounds.jsonl", "clients.jsonl", "model.safetensors"):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(run.path / name, folder)
-    for path in [*run.path.glob("similarity.json"), *run.path.glob("features.safetensors")]:
+    for path in [*run.path.glob("similarity.json"), *run.path.glob("best-*"), *run.path.glob("features.safetensors")]:
         shutil.copy(path, folder)
     recorded = json.loads((folder / "config.json").read_text())
     recorded["run-config"] |= {key.replace("_", "-"): value for key, value in keys.items()}

@@ -1,4 +1,4 @@
-"""A client's evaluation: its batches, accuracy without the head, and accuracy in and out of its distribution."""
+"""A client's evaluation: its batches, and accuracy in and out of its distribution."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from support.in_process import run_server
 from support.local_training import TRANSFORM, random_examples, small_model, train_model
 from support.reference_runs import clients_data, reference_settings
 
-from fedbabu.training.evaluation import ClientEvaluation, class_templates, features, nearest_template
+from fedbabu.training.evaluation import ClientEvaluation, features
 
 
 @pytest.fixture
@@ -27,32 +27,17 @@ def test_up_to_128_images_are_evaluated_in_one_batch(model):
     torch.testing.assert_close(features(model, data, TRANSFORM), torch.cat(halves))
 
 
-def test_templates_are_the_mean_features_of_the_classes():
-    train_features = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 1.0]])
-    templates = class_templates(train_features, torch.tensor([0, 0, 2]), num_classes=3)
-    torch.testing.assert_close(templates[[0, 2]], torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
-    assert templates[1].isnan().all()
-
-
-def test_the_nearest_template_is_the_one_with_the_largest_cosine():
-    """The first feature is nearer to the other template by distance; class 1 has no template."""
-    templates = torch.tensor([[3.0, 0.0], [torch.nan, torch.nan], [0.0, 1.0]])
-    test_features = torch.tensor([[0.4, 0.3], [0.1, 9.0], [-1.0, -1.1]])
-    assert nearest_template(test_features, templates).tolist() == [0, 2, 0]
-
-
 def test_fine_tuning_is_measured_before_and_after_every_epoch(model):
     train, test = random_examples(20), random_examples(30, seed=1)
     untrained = ClientEvaluation(model, test, TRANSFORM)
     untrained.measure()
     evaluation = ClientEvaluation(model, test, TRANSFORM)
-    evaluation.measure_before_fine_tuning(train)
+    evaluation.measure()
     train_model(model, examples=train, epochs=3, learning_rate=0.05, after_epoch=(evaluation.measure,))
     fine_tuned = ClientEvaluation(model, test, TRANSFORM)
     fine_tuned.measure()
     result = evaluation.result
     assert len(result.accuracy) == len(result.loss) == 4
-    assert 0 <= result.without_head_accuracy <= 100
     assert (result.accuracy[0], result.loss[0]) == (untrained.result.accuracy[0], untrained.result.loss[0])
     assert (result.accuracy[-1], result.loss[-1]) == (fine_tuned.result.accuracy[0], fine_tuned.result.loss[0])
 

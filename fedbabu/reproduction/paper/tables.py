@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedbabu.algorithms import ALGORITHMS
+from fedbabu.algorithms import find_algorithm
 from fedbabu.config import PAPER_PROTOCOL
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.settings import finetunes_epoch_by_epoch, setting_of, settings_agree
@@ -84,17 +84,22 @@ def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[st
 
     The dataset is what config.json says about it: a part of a dataset is not the paper's, nor are coarse labels.
     """
-    algorithm, start = config["algorithm"], config["initial-model"]
+    algorithm, start, protocol = config["algorithm"], config["initial-model"], config["protocol"]
     # Only the folder of a finished run shows that LG-FedAvg started from a FedAvg run of the same setting.
-    if bool(start) != bool(ALGORITHMS[algorithm].starts_from) or start.endswith(".safetensors"):
+    if bool(start) != bool(find_algorithm(algorithm, protocol).starts_from) or start.endswith(".safetensors"):
         return {}
     found: dict[str, PaperCell] = {}
     setting = setting_of(config)
     for number, table in tables().items():
         for cell in cells_of_table(number) if is_dataset_of(table, dataset) else ():
-            if cell.axes["algorithm"] == algorithm and settings_agree(setting_of(cell.run_config), setting):
+            if cell.axes["algorithm"] == algorithm and settings_agree(_setting_of_cell(cell, protocol), setting):
                 found.setdefault(cell.metric, cell)
     return found
+
+
+def _setting_of_cell(cell: PaperCell, protocol: str) -> dict[str, Any]:
+    """The setting of a cell, to be compared with that of a run under a protocol, which the paper does not name."""
+    return setting_of({**cell.run_config, "protocol": protocol})
 
 
 def accuracy_by_finetune_epoch(run: RunFolder) -> dict[int, float]:
