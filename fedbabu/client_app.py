@@ -61,7 +61,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
         try:
             client, client_state = node.client(number, networks), store.load(number, saved_rounds[0])
             if task.personalize:
-                result, directions = fine_tune_client(client, client_state, task.server_round)
+                result, directions = fine_tune_client(client, client_state, task.server_round, task.last_sampled_client)
                 add_weighted(reply.direction_sums, directions)
             else:
                 result = evaluate_client(client, client_state)

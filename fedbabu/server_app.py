@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedbabu.algorithms import TrainedOn
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError, DivergedError, RunError
 from fedbabu.federation.clients import Federation
@@ -108,6 +109,11 @@ def _check_data_on_server(config: RunConfig, federation: Federation) -> None:
     """Raise a ConfigError if a key needs the clients' images on the server, but nodes have local data."""
     if not federation.local_data:
         return
+    if any(phase.trains_on is not TrainedOn.TRAINING_IMAGES for phase in config.algorithm_spec.personalizes):
+        raise ConfigError(
+            f"protocol = 'code' with algorithm = '{config.algorithm}' adapts clients to another client's images, but "
+            "the SuperNodes have local data: protocol must be 'text'."
+        )
     needs = "needs the clients' images on the server, but the SuperNodes have local data"
     if "features" in config.diagnostics:
         raise ConfigError(f"record = '{config.record}' {needs}: remove 'features' from it.")

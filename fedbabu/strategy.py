@@ -12,13 +12,15 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 from torch import Tensor
 
+from fedbabu.algorithms import Evaluation as EvaluationRule
 from fedbabu.config import TEMPLATES, RunConfig
 from fedbabu.errors import DivergedError, RunError, format_failures
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, Task, TrainReply
 from fedbabu.federation.messenger import NOT_CONNECTED, NodeMessenger
 from fedbabu.federation.reply_checks import MAX_REASON_LENGTH
-from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, BestRound, Checkpoint, Checkpoints
+from fedbabu.runs.best_rounds import BestRound, ClientsBestRounds
+from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, Checkpoint, Checkpoints
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.progress import Log, Progress
 from fedbabu.runs.records import RoundRecord
@@ -39,10 +41,9 @@ class Evaluation:
     missing: dict[int, str] = field(default_factory=dict)  # why other clients have no result
     similarity: Mapping[str, list[float]] = field(default_factory=dict)  # of the clients' layers, if it is recorded
 
-    @property
-    def mean_accuracy(self) -> float:
-        """The accuracy before fine-tuning in percent, mean over the clients that have a result."""
-        return sum(each.accuracy[0] for each in self.results.values()) / len(self.results)
+    def mean_accuracy(self, epoch: int) -> float:
+        """The accuracy after an epoch of fine-tuning in percent, mean over the clients that have a result."""
+        return sum(each.accuracy[epoch] for each in self.results.values()) / len(self.results)
 
 
 class SharedPartFedAvg(FedAvg):
@@ -83,7 +84,10 @@ class SharedPartFedAvg(FedAvg):
         self.client_state_rounds = dict(newest.client_state_rounds)
         self._checkpointed = {each.server_round: each.needed_client_states for each in checkpoints}
         self._last_trained_round = newest.server_round
+        # The model that the clients evaluate after the round: for most algorithms, the global model.
+        self.evaluated_model: dict[str, Tensor] = dict(newest.evaluated_model or newest.model)
         self.best = newest.best  # of the rounds that were evaluated
+        self.clients_best = newest.clients_best or ClientsBestRounds()  # only for algorithms that need it
         self.evaluation = Evaluation()  # the last one
         self.best_evaluation = Evaluation()  # of the best round's model; empty if that is the last round's
 
@@ -108,6 +112,9 @@ class SharedPartFedAvg(FedAvg):
         run_config = train_config or ConfigRecord()
         result = Result(arrays=initial_arrays)
         self.messenger = NodeMessenger(self.federation, grid)
+        self._timeout, self._run_config = timeout, evaluate_config or run_config
+        if self._last_trained_round == 0 and self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT:
+            self._update_clients_best(0, self._evaluate_clients(self.global_model, {}, 0))
         # A run that was interrupted after the training of a round continues with the evaluation of that round.
         trained_before = self.record.round == self._last_trained_round > 0
         for server_round in range(self._last_trained_round + (not trained_before), num_rounds + 1):
@@ -134,14 +141,16 @@ class SharedPartFedAvg(FedAvg):
             if server_round == num_rounds:
                 self.run.write_model(self.global_model)  # before the evaluation, which may fail
                 self.progress.final_evaluation()
-            messages = self.configure_evaluate(server_round, result.arrays, evaluate_config or run_config, grid)
+            arrays = ArrayRecord(self.evaluated_model)
+            messages = self.configure_evaluate(server_round, arrays, self._run_config, grid)
             evaluated = self.aggregate_evaluate(server_round, self._send(messages, timeout))
             if evaluated is not None:
                 result.evaluate_metrics_clientapp[server_round] = evaluated
+                self._compare_with_best_round(server_round)
             # 6. After the last round, do the same with the model of the round in which the clients were best.
-            if server_round == num_rounds and self.best and self.best.server_round != num_rounds:
+            if server_round == num_rounds and self.best and not self._best_is_last:
                 self.run.write_model(self.best.model, best=True)
-                self._evaluate_best(self.best, evaluate_config or run_config, timeout)
+                self._evaluate_best(self.best)
             # 7. Record what happened.
             self.record.seconds = perf_counter() - started
             self.record.evaluate_seconds = self.record.seconds - self.record.train_seconds
@@ -159,7 +168,16 @@ class SharedPartFedAvg(FedAvg):
         evaluation_is_due = self.record.round == last and self.record.seconds is None
         record = self.record if evaluation_is_due else None
         client_state_rounds = dict(self.client_state_rounds)
-        checkpoint = Checkpoint(last, self.global_model, client_state_rounds, self.history, record, self.best)
+        checkpoint = Checkpoint(
+            last,
+            self.global_model,
+            client_state_rounds,
+            self.history,
+            record,
+            self.best,
+            self.clients_best if self.clients_best.rounds else None,
+            self.evaluated_model if self._rule is EvaluationRule.BEFORE_AGGREGATION else None,
+        )
         Checkpoints(self.run.path).save(checkpoint)
         self._checkpointed[last] = checkpoint.needed_client_states
         for server_round in sorted(self._checkpointed)[:-CHECKPOINTS_KEPT]:
@@ -232,9 +250,12 @@ class SharedPartFedAvg(FedAvg):
                 model, record.server_loss = self.server_trainer.train(model, server_round)
             except FloatingPointError as error:
                 raise self._diverged("the loss on the server") from error
+        self.evaluated_model = self.global_model if self._rule is EvaluationRule.BEFORE_AGGREGATION else model
         self.global_model = model
         if config.algorithm_spec.keeps:
-            self.client_state_rounds |= dict.fromkeys(results, server_round)
+            saved = dict.fromkeys(results, server_round)
+            only_evaluated = self._rule is EvaluationRule.BEFORE_AGGREGATION
+            self.client_state_rounds = saved if only_evaluated else self.client_state_rounds | saved
         named_losses = {"train-loss": record.train_loss, "server-loss": record.server_loss}
         metrics = MetricRecord({name: loss for name, loss in named_losses.items() if loss is not None})
         return ArrayRecord(model), metrics
@@ -247,8 +268,9 @@ class SharedPartFedAvg(FedAvg):
             return []
         if self.server_trainer:
             self.record.test_accuracy = self.server_trainer.test_accuracy(self.global_model)
-        personalize = server_round == self.config.num_rounds
-        task = self._task(server_round, self._clients_with_model(), [], personalize=personalize)
+        task = self._task(
+            server_round, self._clients_with_model(), [], personalize=self._personalizes_after(server_round)
+        )
         return self.messenger.messages(MessageType.EVALUATE, task, arrays, config)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -259,20 +281,61 @@ class SharedPartFedAvg(FedAvg):
         """
         if not self._is_evaluated(server_round):
             return None
-        self.evaluation = self._collect(replies, personalize=server_round == self.config.num_rounds)
-        accuracy = self.evaluation.mean_accuracy
-        if not self.best or accuracy > self.best.accuracy:
-            self.best = BestRound(server_round, accuracy, self.global_model, dict(self.client_state_rounds))
-        self.record.initial_accuracy, self.record.missing = accuracy, self.evaluation.missing
-        return MetricRecord({"initial-accuracy": accuracy})
+        self.evaluation = self._collect(replies, self._personalizes_after(server_round))
+        self.record.initial_accuracy = self.evaluation.mean_accuracy(0)
+        self.record.missing = self.evaluation.missing
+        if self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND:
+            self.record.personalized_accuracy = self.evaluation.mean_accuracy(-1)
+        return MetricRecord({"initial-accuracy": self.record.initial_accuracy})
 
-    def _evaluate_best(self, best: BestRound, config: ConfigRecord, timeout: float) -> None:
-        """Evaluate and fine-tune every client from the model of the best round, with the draws of the last round."""
-        last_round = self.config.num_rounds
-        clients = self._clients_with_model()
-        task = self._task(last_round, clients, [], personalize=True, start_states=best.client_state_rounds)
-        messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(best.model)), config)
-        self.best_evaluation = self._collect(self._send(messages, timeout), personalize=True)
+    def _compare_with_best_round(self, server_round: int) -> None:
+        """Make the round that was evaluated the best one, if the clients' mean accuracy is higher than ever before."""
+        evaluation, model, states = self.evaluation, self.evaluated_model, dict(self.client_state_rounds)
+        if self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT:
+            self._update_clients_best(server_round, evaluation)
+            model = self.global_model | self.clients_best.mean_shared()
+            states = dict(self.clients_best.client_state_rounds)
+            evaluation = self._evaluate_clients(model, states, server_round)
+        accuracy = evaluation.mean_accuracy(-1 if self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND else 0)
+        if not self.best or accuracy > self.best.accuracy:
+            self.best = BestRound(server_round, accuracy, model, states)
+
+    def _update_clients_best(self, server_round: int, evaluation: "Evaluation") -> None:
+        accuracies = {client: result.accuracy[0] for client, result in evaluation.results.items()}
+        shared = {name: self.global_model[name] for name in self.config.algorithm_spec.shares.names(self.global_model)}
+        self.clients_best.update(server_round, accuracies, self.client_state_rounds, shared)
+
+    @property
+    def _best_is_last(self) -> bool:
+        """Whether the best round's models are those that were evaluated after the last round."""
+        of_each_client = self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT
+        return self.best is not None and self.best.server_round == self.config.num_rounds and not of_each_client
+
+    def _evaluate_best(self, best: BestRound) -> None:
+        """Evaluate and fine-tune every client from the models of the best round.
+
+        Random numbers and the learning rate are those of the last round, unless clients are fine-tuned in every round.
+        """
+        every_round = self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND
+        server_round = best.server_round if every_round else self.config.num_rounds
+        self.best_evaluation = self._evaluate_clients(best.model, best.client_state_rounds, server_round, True)
+
+    def _evaluate_clients(
+        self, model: Mapping[str, Tensor], states: Mapping[int, int], server_round: int, personalize: bool = False
+    ) -> "Evaluation":
+        """Evaluate all clients with a model and their states of some rounds, with the draws of a round."""
+        task = self._task(server_round, self._clients_with_model(), [], personalize=personalize, start_states=states)
+        messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(model)), self._run_config)
+        return self._collect(self._send(messages, self._timeout), personalize)
+
+    def _personalizes_after(self, server_round: int) -> bool:
+        """Whether clients are personalized when they are evaluated after a round."""
+        every_round = self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND
+        return every_round or server_round == self.config.num_rounds
+
+    @property
+    def _rule(self) -> EvaluationRule:
+        return self.config.algorithm_spec.evaluation
 
     def _collect(self, replies: Iterable[Message], personalize: bool) -> "Evaluation":
         """What every client measured, from the nodes' replies; raises a RunError if no client could be evaluated."""
@@ -338,7 +401,8 @@ class SharedPartFedAvg(FedAvg):
         They start from their states of now, or from those of the rounds in start_states.
         """
         needed: list[Mapping[int, int]] = [self.client_state_rounds if start_states is None else start_states]
-        needed += [self.client_state_rounds, *([self.best.client_state_rounds] if self.best else [])]
+        needed += [self.client_state_rounds, self.clients_best.client_state_rounds]
+        needed += [self.best.client_state_rounds] if self.best else []
         needed += [states for of_checkpoint in self._checkpointed.values() for states in of_checkpoint]
         return Task(
             run=str(self.run.path),
@@ -346,8 +410,15 @@ class SharedPartFedAvg(FedAvg):
             server_round=server_round,
             clients={client: list(dict.fromkeys(at.get(client, 0) for at in needed)) for client in clients},
             training_rounds=training_rounds,
+            last_sampled_client=self._last_sampled_client(server_round),
             personalize=personalize,
         )
+
+    def _last_sampled_client(self, server_round: int) -> int:
+        """The client that was sampled last in a round."""
+        records = (record for record in (self.record, *self.history) if record.round == server_round)
+        clients = next((record.clients for record in records), [])
+        return clients[-1] if clients else 0
 
     def _is_evaluated(self, server_round: int) -> bool:
         """Whether all clients are evaluated after a round; without communication, only after the last round."""

@@ -1,16 +1,16 @@
 """Every algorithm that the run-config key `algorithm` accepts. A new one needs its own file and one entry here."""
 
-from fedbabu.algorithms.base import Algorithm, Batch, Coefficients, Part, Phase, Step
-from fedbabu.algorithms.ditto import DITTO
+from fedbabu.algorithms.base import Algorithm, Batch, Coefficients, Evaluation, Part, Phase, Step, TrainedOn
+from fedbabu.algorithms.ditto import DITTO, DITTO_AS_IN_THE_CODE
 from fedbabu.algorithms.fedavg import FEDAVG
 from fedbabu.algorithms.fedbabu import FEDBABU
 from fedbabu.algorithms.fedbsd import FEDBSD
-from fedbabu.algorithms.fedper import FEDPER
+from fedbabu.algorithms.fedper import FEDPER, FEDPER_AS_IN_THE_CODE
 from fedbabu.algorithms.fedprox import FEDPROX, FEDPROX_BABU
-from fedbabu.algorithms.fedrep import FEDREP
-from fedbabu.algorithms.lg_fedavg import LG_FEDAVG
-from fedbabu.algorithms.local_only import LOCAL_ONLY
-from fedbabu.algorithms.per_fedavg import PER_FEDAVG
+from fedbabu.algorithms.fedrep import FEDREP, FEDREP_AS_IN_THE_CODE
+from fedbabu.algorithms.lg_fedavg import LG_FEDAVG, LG_FEDAVG_AS_IN_THE_CODE
+from fedbabu.algorithms.local_only import LOCAL_ONLY, LOCAL_ONLY_AS_IN_THE_CODE
+from fedbabu.algorithms.per_fedavg import PER_FEDAVG, PER_FEDAVG_AS_IN_THE_CODE
 
 _ALL = (
     FEDAVG, FEDBABU, FEDPER, LG_FEDAVG, FEDREP, PER_FEDAVG, DITTO, LOCAL_ONLY, FEDPROX, FEDPROX_BABU, FEDBSD,
@@ -18,7 +18,11 @@ _ALL = (
 ALGORITHMS: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}
 
 # What the authors' code trains under the same name, where that is not what the paper's text says.
-AS_IN_THE_CODE: dict[str, Algorithm] = {}
+_AS_IN_THE_CODE = (
+    FEDPER_AS_IN_THE_CODE, LG_FEDAVG_AS_IN_THE_CODE, FEDREP_AS_IN_THE_CODE, PER_FEDAVG_AS_IN_THE_CODE,
+    DITTO_AS_IN_THE_CODE, LOCAL_ONLY_AS_IN_THE_CODE,
+)  # fmt: skip
+AS_IN_THE_CODE: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in _AS_IN_THE_CODE}
 
 
 def find_algorithm(name: str, protocol: str = "text") -> Algorithm:
@@ -27,5 +31,6 @@ def find_algorithm(name: str, protocol: str = "text") -> Algorithm:
 
 
 __all__ = [
-    "ALGORITHMS", "AS_IN_THE_CODE", "Algorithm", "Batch", "Coefficients", "Part", "Phase", "Step", "find_algorithm",
+    "ALGORITHMS", "AS_IN_THE_CODE", "Algorithm", "Batch", "Coefficients", "Evaluation", "Part", "Phase", "Step",
+    "TrainedOn", "find_algorithm",
 ]  # fmt: skip

@@ -1,8 +1,8 @@
 """How a federated algorithm is described: what it trains, shares and keeps, and how clients personalize."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Flag
+from dataclasses import dataclass, field
+from enum import Enum, Flag
 from typing import Any
 
 import torch
@@ -44,24 +44,53 @@ def cross_entropy(model: SplitNetwork, global_model: SplitNetwork, batch: Batch,
 
 @dataclass(frozen=True)
 class Step:
-    """What a gradient function is given to compute the gradient of one SGD step."""
+    """One SGD step: what it is taken from, and the parameters that it moves."""
 
     loss: Callable[[Batch], Tensor]  # the training loss of one batch, a scalar
     parameters: Sequence[nn.Parameter]  # those that this step updates
-    learning_rates: Sequence[float]  # one for each of these parameters
+    global_parameters: Sequence[nn.Parameter]  # the same of the global model as received
+    velocities: Sequence[Tensor]  # of momentum, one for each parameter
+    learning_rates: Sequence[float]  # one for each parameter
+    momentum: float
     batches: Sequence[Batch]  # as many as the phase's batches_per_step
     coefficients: Coefficients
 
+    @torch.no_grad()
+    def move(self, gradients: Sequence[Tensor], learning_rate: float | None = None) -> None:
+        """Move the parameters by SGD with momentum, at their learning rates or all at one, bit for bit as torch.optim.
 
-Gradient = Callable[[Step], tuple[Tensor, Sequence[Tensor]]]
-"""A gradient function: returns the loss to report (a detached scalar) and one gradient per parameter."""
+        It is written out because the first torch.optim optimizer of a process imports PyTorch's compiler, which would
+        delay every worker by seconds before its first step.
+        """
+        rates = self.learning_rates if learning_rate is None else [learning_rate] * len(self.parameters)
+        for parameter, gradient, velocity, rate in zip(self.parameters, gradients, self.velocities, rates, strict=True):
+            velocity.mul_(self.momentum).add_(gradient)
+            parameter.sub_(velocity, alpha=rate)
 
 
-def plain_gradient(step: Step) -> tuple[Tensor, Sequence[Tensor]]:
-    """Loss of one batch, and its gradient by backpropagation."""
+StepFunction = Callable[[Step], Tensor]
+"""Takes a step: moves the parameters, and returns the loss to report, a detached scalar."""
+
+
+def gradient_step(step: Step) -> Tensor:
+    """A step of SGD with momentum along the gradient of one batch; returns the loss before it."""
     (batch,) = step.batches
+    loss, gradients = gradients_of(step, batch)
+    step.move(gradients)
+    return loss
+
+
+def gradients_of(step: Step, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    """The loss of a batch, a detached scalar, and its gradient by backpropagation, one tensor per parameter."""
     loss = step.loss(batch)
     return loss.detach(), torch.autograd.grad(loss, step.parameters)
+
+
+class TrainedOn(Enum):
+    """The images that a phase trains on."""
+
+    TRAINING_IMAGES = "the client's training images, augmented"
+    TEST_IMAGES_OF_LAST_SAMPLED_CLIENT = "the test images of the client that was sampled last, as they are"
 
 
 @dataclass(frozen=True)
@@ -71,14 +100,37 @@ class Phase:
     part: Part
     epochs: int | None = None  # passes over the client's training examples; None for the number in the run config
     loss: Loss = cross_entropy
-    gradient: Gradient = plain_gradient  # how the gradient of each step is computed
-    batches_per_step: int = 1  # how many batches `gradient` needs
+    step: StepFunction = gradient_step  # how each step moves the parameters
+    batches_per_step: int = 1  # how many batches `step` needs
+    # The number of steps in an epoch, given its number of batches and the number of epochs; by default as many as the
+    # batches make. If they need more batches than one pass has, a new pass begins.
+    steps_per_epoch: Callable[[int, int], int] | None = None
+    trains_on: TrainedOn = TrainedOn.TRAINING_IMAGES
     trained_blocks: int = 0  # how many blocks of the body are trained, from the input; 0 for all (Tables 14 and 15)
     head_learning_rate_factor: float = 1.0  # the head's learning rate over the body's, α_h/α_b (Table 23)
 
     def num_epochs(self, default: int) -> int:
         """Number of epochs of this phase, given the number in the run config."""
         return default if self.epochs is None else self.epochs
+
+
+class Evaluation(Enum):
+    """What a client evaluates after a round; all but the first are rules of the authors' code for single algorithms."""
+
+    # The new global model with what the client keeps. Clients are personalized after the last round alone, from the
+    # model of the last round, and from that of the best round, which has the highest mean accuracy of all clients.
+    OF_THE_GLOBAL_MODEL = "of the global model"
+    # The same, but clients are personalized after every round that is evaluated, at the learning rate of the next one,
+    # and the best round is that with the highest personalized accuracy.
+    PERSONALIZED_EVERY_ROUND = "personalized every round"
+    # Clients of the round evaluate the models that they trained, all others the global model from before the round.
+    # Then all go on from the new global model: what a client keeps is only evaluated.
+    BEFORE_AGGREGATION = "before aggregation"
+    # Every client has a best round of its own, by its test images. The part that clients share is averaged over the
+    # clients' best rounds, and the best round is that after which these combinations have the highest mean accuracy.
+    BEST_ROUND_OF_EACH_CLIENT = "best round of each client"
+    # A client that trains alone keeps its best epoch, by its test images.
+    BEST_EPOCH_OF_EACH_CLIENT = "best epoch of each client"
 
 
 @dataclass(frozen=True)
@@ -101,7 +153,15 @@ class Algorithm:
     personalizes: tuple[Phase, ...] = (Phase(Part.FULL),)  # the phases of fine-tuning in the final evaluation
     starts_from: str | None = None  # the algorithm whose finished run provides the initial model
     schedule: Schedule = PAPER_SCHEDULE  # how many rounds the algorithm runs, and at which learning rates
-    coefficients: tuple[str, ...] = ()  # the run-config keys that only this algorithm's losses and gradients read
+    coefficients: tuple[str, ...] = ()  # the run-config keys that only this algorithm's losses and steps read
+
+    # What only declarations of the authors' code need.
+    # Run-config keys whose values the code fixes. A text is another key, whose value is taken.
+    fixes: Mapping[str, Any] = field(default_factory=dict)
+    # Whether one optimizer takes all steps of a client, so that momentum goes on from phase to phase, and gathers for
+    # parts whose learning rate is zero.
+    one_optimizer: bool = False
+    evaluation: Evaluation = Evaluation.OF_THE_GLOBAL_MODEL
 
     @property
     def communicates(self) -> bool:

@@ -4,10 +4,22 @@ The personal model starts from the first global model that its client receives, 
 global model, and is evaluated without fine-tuning.
 """
 
+import torch
 from torch import Tensor
 
-from fedbabu.algorithms.base import Algorithm, Batch, Coefficients, Part, Phase, cross_entropy
+from fedbabu.algorithms.base import (
+    Algorithm,
+    Batch,
+    Coefficients,
+    Evaluation,
+    Part,
+    Phase,
+    Step,
+    cross_entropy,
+    gradient_step,
+)
 from fedbabu.algorithms.fedprox import squared_distance
+from fedbabu.algorithms.schedule import Schedule
 from fedbabu.models import SplitNetwork
 
 
@@ -27,4 +39,30 @@ DITTO = Algorithm(
     trains_personal=(Phase(Part.FULL, loss=pulled_to_global),),
     personalizes=(),
     coefficients=("ditto-lambda",),
+)
+
+
+def step_and_pull(step: Step) -> Tensor:
+    """A step of SGD and, outside of its momentum, one of rate α · λ toward the global model (`LocalUpdateDitto`)."""
+    with torch.no_grad():
+        pairs = zip(step.parameters, step.global_parameters, strict=True)
+        distances = [parameter - sent for parameter, sent in pairs]  # before the step
+    loss = gradient_step(step)
+    with torch.no_grad():
+        for parameter, distance, rate in zip(step.parameters, distances, step.learning_rates, strict=True):
+            parameter.sub_(distance, alpha=rate * step.coefficients["ditto-lambda"])
+    return loss
+
+
+# At the commit of the paper's time (ea83186), the code averages the personal models, and after each round resets all
+# clients to the average (a bug); accuracy is taken before that. The learning rate stays as it is.
+DITTO_AS_IN_THE_CODE = Algorithm(
+    "ditto",
+    trains=(Phase(Part.FULL, step=step_and_pull),),
+    shares=Part.FULL,
+    keeps=Part.FULL,
+    personalizes=(),
+    schedule=Schedule(decays_after=()),
+    coefficients=("ditto-lambda",),
+    evaluation=Evaluation.BEFORE_AGGREGATION,
 )

@@ -1,6 +1,8 @@
 """Local-only training: every client trains its own model alone, with the epochs and the schedule of all K rounds."""
 
-from fedbabu.algorithms.base import Algorithm, Part, Phase
+from dataclasses import replace
+
+from fedbabu.algorithms.base import Algorithm, Evaluation, Part, Phase
 from fedbabu.algorithms.schedule import Schedule
 
 LOCAL_ONLY = Algorithm(
@@ -10,4 +12,13 @@ LOCAL_ONLY = Algorithm(
     keeps=Part.FULL,
     personalizes=(),
     schedule=Schedule(visits=10),
+)
+
+# The code trains 160 epochs in batches of 10 with one optimizer, so that momentum goes on when the learning rate falls,
+# and keeps each client's best epoch by its test images (a bug; main_local.py).
+LOCAL_ONLY_AS_IN_THE_CODE = replace(
+    LOCAL_ONLY,
+    fixes={"num-server-rounds": 160, "num-local-epochs": 1, "batch-size": 10},
+    one_optimizer=True,
+    evaluation=Evaluation.BEST_EPOCH_OF_EACH_CLIENT,
 )

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 class Schedule:
     """The rounds of an algorithm and their learning rate, given the run-config keys num-server-rounds (K) and so on.
 
-    The learning rate is divided by ten after half of the training rounds, and again after three quarters.
+    By default, the learning rate is divided by ten after half of the training rounds, and again after three quarters.
     """
 
     rounds_divisor: int = 1  # the algorithm trains for K over this number of rounds, rounded down, and at least one
     initial_decays: int = 0  # how many times the learning rate is divided by ten before the first round
+    decays_after: tuple[float, ...] = (0.5, 0.75)  # the fractions of the rounds after which it is divided by ten
     # 0 if clients communicate in every round. Otherwise each client is visited once and trains all rounds one after the
     # other. The visits are spread over this number of server rounds, which decides how often progress is reported.
     visits: int = 0
@@ -27,7 +28,7 @@ class Schedule:
     def learning_rate(self, initial: float, training_round: int, num_server_rounds: int) -> float:
         """Learning rate of one training round, counted from 1, given the initial learning rate."""
         rounds, finished = max(num_server_rounds // self.rounds_divisor, 1), training_round - 1
-        decays = self.initial_decays + (2 * finished >= rounds) + (4 * finished >= 3 * rounds)
+        decays = self.initial_decays + sum(finished >= fraction * rounds for fraction in self.decays_after)
         return initial / 10**decays
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
+from fedbabu.algorithms import AS_IN_THE_CODE
+
 # What each protocol means. The code is github.com/jhoon-oh/FedBABU at commit e34c15b; docs/reproduction.md says which
 # function does what, and what each difference is worth.
 PROTOCOLS: dict[str, dict[str, str]] = {
@@ -59,11 +61,17 @@ MEASUREMENT_KEYS = tuple(field.name.replace("_", "-") for field in fields(Measur
 
 
 def with_protocol(run_config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run configuration whose empty keys have the values of its protocol; unchanged if it names no protocol."""
+    """A run configuration whose empty keys have the values of its protocol; unchanged if it names no protocol.
+
+    With the protocol "code", it also has the values that the code fixes for its algorithm.
+    """
     chosen = PROTOCOLS.get(str(run_config.get("protocol")), {})
-    return {key: chosen[key] if key in chosen and value == "" else value for key, value in run_config.items()}
+    values = {key: chosen[key] if key in chosen and value == "" else value for key, value in run_config.items()}
+    if values.get("protocol") == "code" and (declared := AS_IN_THE_CODE.get(str(values.get("algorithm")))):
+        values |= {key: values.get(value) if isinstance(value, str) else value for key, value in declared.fixes.items()}
+    return values
 
 
 def under_protocol(run_config: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     """A run configuration with all that a protocol decides."""
-    return {**run_config, "protocol": protocol, **PROTOCOLS[protocol]}
+    return with_protocol({**run_config, "protocol": protocol, **PROTOCOLS[protocol]})

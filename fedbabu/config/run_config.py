@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from fedbabu.algorithms import Algorithm, Part, Phase, find_algorithm
+from fedbabu.algorithms import Algorithm, Evaluation, Part, Phase, find_algorithm
 from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS
 from fedbabu.config.keys import RunConfigKeys
 from fedbabu.config.protocols import Measurement, with_protocol
@@ -131,9 +131,13 @@ class RunConfig(RunConfigKeys):
         schedule = self._declared.schedule
         return schedule.learning_rate(self.learning_rate, training_round, self.num_server_rounds)
 
-    @property
-    def finetune_learning_rate(self) -> float:
-        """Learning rate of fine-tuning: that of the last training round, as in the authors' code."""
+    def finetune_learning_rate_after(self, server_round: int) -> float:
+        """Learning rate of fine-tuning after a round: that of the last training round, as in the authors' code.
+
+        It is that of the next round for an algorithm that personalizes its clients in every round.
+        """
+        if self._declared.evaluation is Evaluation.PERSONALIZED_EVERY_ROUND:
+            return self.learning_rate_in(server_round + 1)
         return self.learning_rate_in(self.training_rounds(self.num_rounds)[-1])
 
     @property

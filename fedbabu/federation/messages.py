@@ -93,6 +93,7 @@ class Task(Content):
     # first of them, or from none if that is 0.
     clients: dict[int, list[int]]
     training_rounds: list[int]  # to go through, usually this round alone; empty in evaluation
+    last_sampled_client: int = 0  # of the round
     personalize: bool = False  # in evaluation, whether to measure accuracy without the head and to fine-tune
 
     def to_content(self, global_model: ArrayRecord, run_config: ConfigRecord) -> RecordDict:

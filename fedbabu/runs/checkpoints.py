@@ -7,16 +7,20 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_state_dir
 from torch import Tensor, nn
 
 from fedbabu.errors import RunError
+from fedbabu.runs.best_rounds import BestRound, ClientsBestRounds
 from fedbabu.runs.files import DamagedError, load_state, save_state
 from fedbabu.runs.records import RoundRecord
+from fedbabu.training.aggregation import State
 
 CHECKPOINTS_KEPT = 2  # of a run; the older one is used if the newer one is damaged
-BEST = "best/"  # begins the names of the tensors of the best round's model
+# What the names of tensors in a checkpoint begin with, besides those of the global model.
+BEST, EVALUATED, SHARED = "best/", "evaluated/", "shared-"
 
 
 def local_state_folder() -> Path:
@@ -53,16 +57,6 @@ class ClientStore:
 
 
 @dataclass(frozen=True)
-class BestRound:
-    """The state of a run after the evaluated round in which the clients' mean test accuracy was highest so far."""
-
-    server_round: int
-    accuracy: float  # in percent
-    model: Mapping[str, Tensor]  # the state dict of the global model
-    client_state_rounds: Mapping[int, int]  # for each client with a client state, the round in which it was saved
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """The state of a run after the training of a round."""
 
@@ -72,11 +66,14 @@ class Checkpoint:
     history: list[RoundRecord]  # of the rounds that are over
     record: RoundRecord | None  # of this round, if its evaluation is still to be done
     best: BestRound | None = None  # of the rounds that are over; None if none of them was evaluated
+    clients_best: ClientsBestRounds | None = None  # if the algorithm chooses a best round for each client
+    evaluated_model: Mapping[str, Tensor] | None = None  # the model to evaluate after this round, if it is another one
 
     @property
     def needed_client_states(self) -> list[Mapping[int, int]]:
         """The client states that a run needs to continue from here: for each client, the rounds in which they are."""
-        return [self.client_state_rounds, *([self.best.client_state_rounds] if self.best else [])]
+        best = [each.client_state_rounds for each in (self.best, self.clients_best) if each]
+        return [self.client_state_rounds, *best]
 
     @classmethod
     def start(cls, model: nn.Module) -> "Checkpoint":
@@ -100,11 +97,23 @@ class Checkpoints:
             "history": [record.to_json() for record in checkpoint.history],
             "record": checkpoint.record and checkpoint.record.to_json(),
         }
-        tensors = dict(checkpoint.model)
+        states = {"": checkpoint.model}
         if best := checkpoint.best:
             rest["best"] = {"round": best.server_round, "accuracy": best.accuracy, "kept": best.client_state_rounds}
-            # Cloned, because a file cannot hold a tensor twice, and the two models may have some in common.
-            tensors |= {f"{BEST}{name}": value.clone() for name, value in best.model.items()}
+            states[BEST] = best.model
+        if clients_best := checkpoint.clients_best:
+            rest["clients_best"] = {
+                "rounds": clients_best.rounds,
+                "accuracies": clients_best.accuracies,
+                "kept": clients_best.client_state_rounds,
+            }
+            states |= {f"{SHARED}{each}/": shared for each, shared in clients_best.shared.items()}
+        if checkpoint.evaluated_model:
+            states[EVALUATED] = checkpoint.evaluated_model
+        # Cloned, because a file cannot hold a tensor twice, and the models may have some in common.
+        tensors = {
+            f"{prefix}{name}": value.clone() for prefix, state in states.items() for name, value in state.items()
+        }
         path = self.folder / f"round-{checkpoint.server_round}.safetensors"
         save_state(path, tensors, {"checkpoint": rest})
         for older in list(_files_by_round(self.folder).values())[CHECKPOINTS_KEPT:]:
@@ -136,23 +145,32 @@ def _read(path: Path) -> Checkpoint:
     """The checkpoint in a file; raises a DamagedError or FileNotFoundError if it cannot be read."""
     tensors, values = load_state(path)
     rest = values["checkpoint"]
-    model = {name: value for name, value in tensors.items() if not name.startswith(BEST)}
-    best_model = {name.removeprefix(BEST): value for name, value in tensors.items() if name.startswith(BEST)}
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        *prefix, own_name = name.rpartition("/")
+        states.setdefault("".join(prefix), {})[own_name] = value
+    best = clients_best = None
+    if of_best := rest.get("best"):
+        best = BestRound(of_best["round"], of_best["accuracy"], states[BEST], _by_client(of_best["kept"]))
+    if of_clients := rest.get("clients_best"):
+        rounds, accuracies, kept = (_by_client(of_clients[key]) for key in ("rounds", "accuracies", "kept"))
+        shared: dict[int, State] = {each: states[f"{SHARED}{each}/"] for each in set(rounds.values())}
+        clients_best = ClientsBestRounds(rounds, accuracies, kept, shared)
     return Checkpoint(
         server_round=rest["server_round"],
-        model=model,
+        model=states[""],
         client_state_rounds=_by_client(rest["kept"]),
         history=[RoundRecord.from_json(record) for record in rest["history"]],
         record=rest["record"] and RoundRecord.from_json(rest["record"]),
-        best=BestRound(rest["best"]["round"], rest["best"]["accuracy"], best_model, _by_client(rest["best"]["kept"]))
-        if "best" in rest
-        else None,
+        best=best,
+        clients_best=clients_best,
+        evaluated_model=states.get(EVALUATED),
     )
 
 
-def _by_client(state_rounds: Mapping[str, int]) -> dict[int, int]:
-    """The rounds of client states as JSON has them, with the clients as numbers again."""
-    return {int(client): saved_round for client, saved_round in state_rounds.items()}
+def _by_client(values: Mapping[str, Any]) -> dict[int, Any]:
+    """Values by client as JSON has them, with the clients as numbers again."""
+    return {int(client): value for client, value in values.items()}
 
 
 def _files_by_round(folder: Path) -> dict[int, Path]:

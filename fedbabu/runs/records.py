@@ -47,6 +47,7 @@ class RoundRecord:
     train_seconds: float = 0.0
     test_accuracy: float | None = None  # of the global model on the whole test split, with data on the server
     initial_accuracy: float | None = None  # before fine-tuning, mean over all clients
+    personalized_accuracy: float | None = None  # the same after fine-tuning, if clients are fine-tuned in every round
     missing: dict[int, str] | None = None  # why clients could not be evaluated
     seconds: float | None = None  # of the whole round
     evaluate_seconds: float | None = None

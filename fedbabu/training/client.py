@@ -5,12 +5,12 @@ replaces the same part of the global model.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from fedbabu.algorithms import Part, Phase
+from fedbabu.algorithms import Evaluation, Part, Phase
 from fedbabu.config import RunConfig
 from fedbabu.data.dataset import ImageDataset
 from fedbabu.data.partitions.partition import Partition
@@ -20,7 +20,7 @@ from fedbabu.seeding import Purpose, torch_generator
 from fedbabu.training.aggregation import State
 from fedbabu.training.device import training_device
 from fedbabu.training.diagnostics import ClassAccuracyCurve
-from fedbabu.training.evaluation import ClientEvaluation, ClientResult
+from fedbabu.training.evaluation import BestEpoch, ClientEvaluation, ClientResult
 from fedbabu.training.local_sgd import Deadline, LocalTrainingSettings, check_finite, train
 
 
@@ -38,10 +38,15 @@ class Client:
     model: SplitNetwork
     global_model: SplitNetwork
 
-    def examples(self, split: str) -> Examples:
-        """The client's examples of the split "train" or "test", on this process's device."""
-        rows = self.partition.rows[split][self.id]
+    def examples(self, split: str, of_client: int | None = None) -> Examples:
+        """The examples of the split "train" or "test" of this or another client, on this process's device."""
+        rows = self.partition.rows[split][self.id if of_client is None else of_client]
         return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, training_device())
+
+    def without_augmentation(self) -> "Client":
+        """The same client, whose images are not augmented."""
+        transform = replace(self.dataset.transform, crop_padding=0, flip=False)
+        return replace(self, dataset=replace(self.dataset, transform=transform))
 
     def reset_model(self, client_state: State) -> None:
         """Make the client's model the global model, with the client state in the place of the same part."""
@@ -55,12 +60,13 @@ class Client:
         epochs: int,
         learning_rate: float,
         after_epoch: Sequence[Callable[[], object]],
+        velocities: dict[str, Tensor] | None = None,
     ) -> list[float]:
         """Train the client's model with the run's settings; see `local_sgd.train`."""
         settings, transform = LocalTrainingSettings.from_config(self.config), self.dataset.transform
         return train(
             self.model, self.global_model, examples, transform, phases, settings, generator,
-            epochs=epochs, learning_rate=learning_rate, after_epoch=after_epoch,
+            epochs=epochs, learning_rate=learning_rate, after_epoch=after_epoch, velocities=velocities,
         )  # fmt: skip
 
 
@@ -91,7 +97,8 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
     """
     config, algorithm, model = client.config, client.config.algorithm_spec, client.model
     deadline, examples = Deadline(config.client_timeout), client.examples("train")
-    client.reset_model({} if algorithm.trains_personal else client_state)
+    starts_from_global = algorithm.trains_personal or algorithm.evaluation is Evaluation.BEFORE_AGGREGATION
+    client.reset_model({} if starts_from_global else client_state)
     curve = None
     if "class-accuracy" in config.diagnostics:
         curve = ClassAccuracyCurve(model, examples, client.examples("test"), client.dataset.transform)
@@ -115,14 +122,27 @@ def _train_rounds(
     curve: ClassAccuracyCurve | None = None,
 ) -> float:
     """Train the client's model, and return the mean training loss over all epochs."""
-    config, losses = client.config, []
-    after_epoch = (deadline.check, curve.measure) if curve else (deadline.check,)
+    config = client.config
+    losses: list[float] = []
+    algorithm = config.algorithm_spec
+    velocities: dict[str, Tensor] | None = {} if algorithm.one_optimizer else None
+    after_epoch: list[Callable[[], object]] = [deadline.check]
+    if curve:
+        after_epoch.append(curve.measure)
+    best = None
+    if algorithm.evaluation is Evaluation.BEST_EPOCH_OF_EACH_CLIENT:
+        best = BestEpoch(client.model, client.examples("test"), client.dataset.transform)
+        after_epoch.append(best.note)
     for training_round in training_rounds:
         if curve:
             curve.measure()
         generator = torch_generator(config.seed, Purpose.TRAINING, training_round, client.id)
         learning_rate = config.learning_rate_in(training_round)
-        losses += client.train_model(examples, phases, generator, config.num_local_epochs, learning_rate, after_epoch)
+        losses += client.train_model(
+            examples, phases, generator, config.num_local_epochs, learning_rate, after_epoch, velocities
+        )
+    if best:
+        client.model.load_state_dict(best.state)
     return sum(losses) / len(losses)
 
 

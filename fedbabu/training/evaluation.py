@@ -74,6 +74,22 @@ class ClientEvaluation:
         return test_features
 
 
+class BestEpoch:
+    """The parameters of a model in training after the epoch with the highest accuracy on its client's test images."""
+
+    def __init__(self, model: SplitNetwork, test: Examples, transform: BatchTransform) -> None:
+        self.model = model
+        self.state: dict[str, Tensor] = {}
+        self._evaluation, self._best_accuracy = ClientEvaluation(model, test, transform), -1.0
+
+    def note(self) -> None:
+        """Keep the parameters as they are now, if they are better than those of all earlier epochs."""
+        self._evaluation.measure()
+        if (accuracy := self._evaluation.result.accuracy[-1]) > self._best_accuracy:
+            self._best_accuracy = accuracy
+            self.state = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
 @torch.no_grad()
 def features(model: SplitNetwork, examples: Examples, transform: BatchTransform) -> Tensor:
     """The body's features, float32 [n, d], of examples that are normalized but not augmented.

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from fedbabu.algorithms import TrainedOn
 from fedbabu.seeding import Purpose, torch_generator
 from fedbabu.training.aggregation import State
 from fedbabu.training.client import Client
@@ -11,10 +12,13 @@ from fedbabu.training.local_sgd import Deadline, check_finite
 from fedbabu.training.templates import without_head_accuracies
 
 
-def fine_tune_client(client: Client, client_state: State, server_round: int) -> tuple[ClientResult, dict[str, Tensor]]:
+def fine_tune_client(
+    client: Client, client_state: State, server_round: int, last_sampled_client: int
+) -> tuple[ClientResult, dict[str, Tensor]]:
     """Fine-tune one client's model on its training examples, and measure it before and after every epoch.
 
-    Raises what `train_client` raises. The random numbers are drawn for the last server round.
+    The random numbers are those of the server round. The client that was sampled last matters for a phase that trains
+    on its test images. Raises what `train_client` raises.
 
     Returns:
         The accuracies, and `WeightDirections.directions`, which are empty if they are not recorded.
@@ -34,8 +38,15 @@ def fine_tune_client(client: Client, client_state: State, server_round: int) -> 
         weights.note()
         after_epoch.append(weights.note)
     generator = torch_generator(config.seed, Purpose.FINE_TUNING, server_round, client.id)
-    phases, learning_rate = config.algorithm_spec.personalizes, config.finetune_learning_rate
-    client.train_model(examples, phases, generator, config.num_finetune_epochs, learning_rate, after_epoch)
+    algorithm, learning_rate = config.algorithm_spec, config.finetune_learning_rate_after(server_round)
+    velocities: dict[str, Tensor] | None = {} if algorithm.one_optimizer else None
+    for phase in algorithm.personalizes:
+        tuning, tuned_on = client, examples
+        if phase.trains_on is TrainedOn.TEST_IMAGES_OF_LAST_SAMPLED_CLIENT:
+            tuning, tuned_on = client.without_augmentation(), client.examples("test", last_sampled_client)
+        tuning.train_model(
+            tuned_on, [phase], generator, config.num_finetune_epochs, learning_rate, after_epoch, velocities
+        )
     deadline.check()
     check_finite(*evaluation.result.loss)
     return evaluation.result, weights.directions

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedbabu.algorithms import Batch, Phase, Step
 from fedbabu.config import RunConfig
@@ -45,8 +45,9 @@ def train(
     epochs: int,
     learning_rate: float,
     after_epoch: Sequence[Callable[[], object]] = (),
+    velocities: dict[str, Tensor] | None = None,
 ) -> list[float]:
-    """Train a model in place, phase after phase, each with new momentum.
+    """Train a model in place, phase after phase, each with new momentum unless velocities are given.
 
     Args:
         model: The network that is trained.
@@ -60,14 +61,17 @@ def train(
         epochs: Number of epochs of a phase that does not have its own.
         learning_rate: The learning rate of SGD.
         after_epoch: Functions that are called, in this order, after every epoch.
+        velocities: If given, one optimizer takes the steps of all phases: momentum starts from these velocities of the
+            parameters, by name, and they are updated. Parameters whose learning rate is zero gather momentum too.
 
     Returns:
         The mean training loss of every epoch.
     """
     losses = []
     for phase in phases:
-        sgd = _LocalSGD(model, global_model, phase, settings, learning_rate)
-        for _ in range(phase.num_epochs(epochs)):
+        sgd = _LocalSGD(model, global_model, phase, settings, learning_rate, velocities)
+        sgd.num_epochs = phase.num_epochs(epochs)
+        for _ in range(sgd.num_epochs):
             losses.append(sgd.train_epoch(examples, transform, generator))
             for function in after_epoch:
                 function()
@@ -77,6 +81,8 @@ def train(
 class _LocalSGD:
     """SGD with momentum on the parameters that one phase trains."""
 
+    num_epochs = 1  # of the phase
+
     def __init__(
         self,
         model: SplitNetwork,
@@ -84,24 +90,29 @@ class _LocalSGD:
         phase: Phase,
         settings: LocalTrainingSettings,
         learning_rate: float,
+        velocities: dict[str, Tensor] | None,
     ) -> None:
         self.model, self.global_model, self.phase, self.settings = model, global_model, phase, settings
         named, rates = dict(model.named_parameters()), learning_rates(model, phase, learning_rate)
+        if velocities is not None:
+            rates = {name: rates.get(name, 0.0) for name in named}
         for name, parameter in named.items():
             # All other parameters have learning rate zero: no step moves them, so they need no gradient either.
             parameter.requires_grad_(name in rates)
         self.parameters, self.learning_rates = [named[name] for name in rates], list(rates.values())
-        self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
+        of_global_model = dict(global_model.named_parameters())
+        self.global_parameters = [of_global_model[name] for name in rates]
+        gathered = {} if velocities is None else velocities
+        self.velocities = [gathered.setdefault(name, torch.zeros_like(named[name])) for name in rates]
 
     def train_epoch(self, examples: Examples, transform: BatchTransform, generator: torch.Generator) -> float:
         """Train for one epoch; returns the mean loss over the examples."""
         self.model.train()  # in every epoch, because the model may be evaluated in between
         # Summed on the device: reading the loss of a step would make every step wait for it.
         loss_sum, num_summed = torch.zeros((), device=examples.labels.device), 0
-        batch_size, batches_per_step = self.settings.batch_size, self.phase.batches_per_step
         _allow_tf32(self.settings.precision == "tf32")
         try:
-            for drawn in _draw_epoch(examples, transform, generator, batch_size, batches_per_step):
+            for drawn in self._draw_epoch(examples, transform, generator):
                 batches = [
                     (transform.augment(examples.images[rows], augmentation), examples.labels[rows])
                     for rows, augmentation in drawn
@@ -115,10 +126,43 @@ class _LocalSGD:
 
     def step(self, batches: Sequence[Batch]) -> Tensor:
         """Take one SGD step and return the loss before it, a detached scalar."""
-        step = Step(self.loss, self.parameters, self.learning_rates, batches, self.settings.coefficients)
-        loss, gradients = self.phase.gradient(step)
-        _sgd_step(self.parameters, gradients, self.velocities, self.learning_rates, self.settings.momentum)
-        return loss
+        step = Step(
+            self.loss,
+            self.parameters,
+            self.global_parameters,
+            self.velocities,
+            self.learning_rates,
+            self.settings.momentum,
+            batches,
+            self.settings.coefficients,
+        )
+        return self.phase.step(step)
+
+    def _draw_epoch(
+        self, examples: Examples, transform: BatchTransform, generator: torch.Generator
+    ) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
+        """Draw the batches of one epoch, step by step.
+
+        Everything is drawn at the beginning and copied to the examples' device at once, because a GPU would wait for
+        every copy. If the last step lacks batches, it gets the first batches of the epoch. If the phase says how many
+        steps an epoch has, and one pass over the examples has fewer batches, further passes in a new order follow.
+
+        Yields:
+            For each batch of a step: the rows of its examples, int64 [n], and their augmentation, int64 [3, n].
+        """
+        batch_size, batches_per_step = self.settings.batch_size, self.phase.batches_per_step
+        order = list(torch.randperm(len(examples), generator=generator).split(batch_size))
+        if self.phase.steps_per_epoch:
+            num_batches = self.phase.steps_per_epoch(len(order), self.num_epochs) * batches_per_step
+            while len(order) < num_batches:
+                order += torch.randperm(len(examples), generator=generator).split(batch_size)
+        else:
+            num_batches = math.ceil(len(order) / batches_per_step) * batches_per_step
+        rows = [order[index % len(order)] for index in range(num_batches)]
+        augmented = [torch.cat([batch.unsqueeze(0), transform.draw(len(batch), generator)]) for batch in rows]
+        batches = torch.cat(augmented, dim=1).to(examples.labels.device).split([len(batch) for batch in rows], dim=1)
+        for start in range(0, num_batches, batches_per_step):
+            yield [(batch[0], batch[1:]) for batch in batches[start : start + batches_per_step]]
 
     def loss(self, batch: Batch) -> Tensor:
         """The phase's loss of one batch, a scalar, under PyTorch's autocast if the precision is bf16."""
@@ -139,44 +183,6 @@ def learning_rates(model: SplitNetwork, phase: Phase, learning_rate: float) -> d
         names = [name for name in names if id(named[name]) not in frozen]
     factor = phase.head_learning_rate_factor
     return {name: learning_rate * (factor if name.startswith("head.") else 1) for name in names}
-
-
-def _draw_epoch(
-    examples: Examples, transform: BatchTransform, generator: torch.Generator, batch_size: int, batches_per_step: int
-) -> Iterator[Sequence[tuple[Tensor, Tensor]]]:
-    """Draw the batches of one epoch, step by step.
-
-    Everything is drawn at the beginning and copied to the examples' device at once, because a GPU would wait for every
-    copy. If the last step lacks batches, it gets the first batches of the epoch.
-
-    Yields:
-        For each batch of a step: the rows of its examples, int64 [n], and their augmentation, int64 [3, n].
-    """
-    order = torch.randperm(len(examples), generator=generator).split(batch_size)
-    num_batches = math.ceil(len(order) / batches_per_step) * batches_per_step
-    rows = [order[index % len(order)] for index in range(num_batches)]
-    drawn = torch.cat([torch.cat([batch.unsqueeze(0), transform.draw(len(batch), generator)]) for batch in rows], dim=1)
-    batches = drawn.to(examples.labels.device).split([len(batch) for batch in rows], dim=1)
-    for start in range(0, num_batches, batches_per_step):
-        yield [(batch[0], batch[1:]) for batch in batches[start : start + batches_per_step]]
-
-
-@torch.no_grad()
-def _sgd_step(
-    parameters: Sequence[nn.Parameter],
-    gradients: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    learning_rates: Sequence[float],
-    momentum: float,
-) -> None:
-    """One step of SGD with momentum, bit for bit that of torch.optim.SGD.
-
-    It is written out because the first torch.optim optimizer of a process imports PyTorch's compiler, which would
-    delay every worker by seconds before its first step.
-    """
-    for parameter, gradient, velocity, rate in zip(parameters, gradients, velocities, learning_rates, strict=True):
-        velocity.mul_(momentum).add_(gradient)
-        parameter.sub_(velocity, alpha=rate)
 
 
 def _allow_tf32(allowed: bool) -> None:

@@ -16,6 +16,7 @@ from support.errors import config_error
 from support.in_process import essence, run_server
 from support.local_data import LOCAL_DATA, nodes_with_local_data
 from support.pictures import write_folder
+from support.reference_runs import start_of
 
 from fedbabu.config import RunConfig, default_run_config, with_protocol
 from fedbabu.errors import RunError
@@ -23,6 +24,7 @@ from fedbabu.federation.messages import Task
 from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder, all_runs, finished_runs
 from fedbabu.runs.resume import check_resumable, resumed_config, runtime_overrides
+from fedbabu.strategy import SharedPartFedAvg
 
 WITH_CLIENT_STATES = ("fedper", "ditto")  # clients keep the head, or a whole model
 SHORT = {"fraction-train": 0.25, "num-server-rounds": 7, "num-local-epochs": 1, "num-finetune-epochs": 1}
@@ -89,6 +91,30 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(config, undisturbed, monkeypat
     assert run.path == folder
     assert essence(run) == undisturbed(config)
     assert min(trained) == last_round // 2 * 2 + 1
+
+
+@pytest.mark.parametrize("algorithm", ["ditto", "per-fedavg", "lg-fedavg"])
+@pytest.mark.parametrize("failing_round", [3, 7])
+def test_a_run_as_in_the_code_is_resumed_after_training_or_before_its_end(
+    config, monkeypatch, tmp_path, algorithm, failing_round
+):
+    """Its best rounds are in the checkpoint, and so is a model of before the round that is still to be evaluated."""
+    config, _ = start_of(algorithm, config | {"protocol": "code", "checkpoint-every": 1, "evaluate-every": 1}, tmp_path)
+    expected = essence(run_server(config | {"results-dir": str(tmp_path / "undisturbed")})[0])
+    evaluate = SharedPartFedAvg.aggregate_evaluate
+
+    def fail(strategy, server_round, replies):
+        if server_round == failing_round:
+            raise PowerFailure
+        return evaluate(strategy, server_round, replies)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedPartFedAvg, "aggregate_evaluate", fail)
+        with pytest.raises(PowerFailure):
+            run_server(config)
+    (folder,) = Path(config["results-dir"]).iterdir()
+    run, _ = resume(config, folder)
+    assert essence(run) == expected
 
 
 def test_the_recorded_configuration_is_used_whatever_the_defaults_are(config, undisturbed, monkeypatch, capsys):
