@@ -52,6 +52,7 @@ class Step:
     velocities: Sequence[Tensor]  # of momentum, one for each parameter
     learning_rates: Sequence[float]  # one for each parameter
     momentum: float
+    weight_decay: float
     batches: Sequence[Batch]  # as many as the phase's batches_per_step
     coefficients: Coefficients
 
@@ -64,6 +65,8 @@ class Step:
         """
         rates = self.learning_rates if learning_rate is None else [learning_rate] * len(self.parameters)
         for parameter, gradient, velocity, rate in zip(self.parameters, gradients, self.velocities, rates, strict=True):
+            if self.weight_decay:
+                gradient = gradient.add(parameter, alpha=self.weight_decay)
             velocity.mul_(self.momentum).add_(gradient)
             parameter.sub_(velocity, alpha=rate)
 

@@ -19,7 +19,9 @@ RUNTIME_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-ro
 RETIRED_KEYS = ("cuda-graph",)
 
 # Keys that an earlier version did not have, with the values that say what it did; a recorded config may lack them.
-ADDED_KEYS: dict[str, Any] = {"protocol": "text", "partition-seed": -1, **PROTOCOLS["text"]}
+ADDED_KEYS: dict[str, Any] = {
+    "protocol": "text", "partition-seed": -1, "head-blocks": 0, "weight-decay": 0.0, **PROTOCOLS["text"],
+}  # fmt: skip
 
 # The values that the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").
 PAPER_PROTOCOL: dict[str, Any] = json.loads(Path(__file__).with_name("paper_protocol.json").read_text(encoding="utf-8"))

@@ -88,6 +88,7 @@ class RunConfigKeys(BaseModel):
     protocol: str
     model_name: str
     head_init: str
+    head_blocks: NonNegativeInt
     initial_model: PathOrEmpty
 
     # Data
@@ -112,6 +113,7 @@ class RunConfigKeys(BaseModel):
     num_local_epochs: PositiveInt
     learning_rate: PositiveFloat
     momentum: FractionBelowOne
+    weight_decay: NonNegativeFloat
     batch_size: PositiveInt
     precision: Literal["float32", "tf32", "bf16"]
     server_data_fraction: Fraction

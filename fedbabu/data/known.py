@@ -64,9 +64,9 @@ KNOWN_DATASETS = {
         num_examples=(50_000, 10_000),
     ),
     # EMNIST by class (62 classes), with its writers: the 814,255 images of the paper's Table 8, where nine tenths of
-    # them are for training. Cropped as the paper says, but not mirrored: a mirrored b is a d.
+    # them are for training. Cropped and mirrored as Appendix A.2 says, although a mirrored b is a d.
     "emnist": KnownDataset(
-        "flwrlabs/femnist", "image", "character", classes=(62, "0", "z"), flip=False,
+        "flwrlabs/femnist", "image", "character", classes=(62, "0", "z"),
         client_column="writer_id", test_fraction=0.1, num_examples=(731_668, 82_587),
         image_shape=(1, 28, 28),
     ),

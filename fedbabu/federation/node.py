@@ -92,8 +92,11 @@ class Node:
 
         The server decides on the width of the head, because a node with local data may not know all classes.
         """
-        num_classes = len(global_state["head.bias"])
-        model, global_model = _build_networks(self.config.model_name, self.dataset.image_shape, num_classes)
+        *_, bias = global_state.values()  # of the head's last layer
+        config = self.config
+        model, global_model = _build_networks(
+            config.model_name, self.dataset.image_shape, len(bias), config.head_blocks
+        )
         global_model.load_state_dict(global_state)
         return model, global_model
 
@@ -103,6 +106,11 @@ class Node:
 
 
 @cache
-def _build_networks(name: str, image_shape: ImageShape, num_classes: int) -> tuple[SplitNetwork, SplitNetwork]:
-    model, global_model = (build_model(name, image_shape, num_classes, seed=0).to(training_device()) for _ in range(2))
-    return model, global_model
+def _build_networks(
+    name: str, image_shape: ImageShape, num_classes: int, head_blocks: int
+) -> tuple[SplitNetwork, SplitNetwork]:
+    model, global_model = (
+        build_model(name, image_shape, num_classes, seed=0, head_blocks=head_blocks).to(training_device())
+        for _ in range(2)
+    )
+    return model, global_model.eval()  # so that no loss changes its running statistics

@@ -11,16 +11,19 @@ MODELS: dict[str, type[SplitNetwork]] = {
 }
 
 
-def build_model(name: str, image_shape: ImageShape, num_classes: int, seed: int, head_init: str = "he") -> SplitNetwork:
+def build_model(
+    name: str, image_shape: ImageShape, num_classes: int, seed: int, head_init: str = "he", head_blocks: int = 0
+) -> SplitNetwork:
     """Build a network, a key of MODELS, with new parameters, in channels-last layout.
 
-    Images that are too small for the network are enlarged. A key of HEAD_INITS chooses the initialization of the head;
-    the body has PyTorch's default, He uniform (Appendix B).
+    Images that are too small for the network are enlarged. A key of HEAD_INITS chooses the initialization of the head's
+    last layer; all others have PyTorch's default, He uniform (Appendix B). The last head_blocks blocks belong to the
+    head.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MODELS[name](image_shape, num_classes)
-        HEAD_INITS[head_init](model.head.weight)
+        model = MODELS[name](image_shape, num_classes, head_blocks)
+        HEAD_INITS[head_init](model.linear)
         return model.to(memory_format=torch.channels_last)
 
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from fedbabu.models.base import ImageShape, SplitNetwork, batch_norm
+from fedbabu.models.base import BatchNormWithRunningStatistics, ImageShape, SplitNetwork, batch_norm
 
 CONV_NET_WIDTH = 64  # channels
 # Output channels and stride of the thirteen depthwise separable blocks (Howard et al., 2017, Table 1).
@@ -70,7 +70,10 @@ def _convolution(channels: int, out_channels: int, size: int, stride: int = 1, g
 
 
 class _ResNet(SplitNetwork):
-    """torchvision's ResNet (He et al., 2016), but with a first convolution of 3×3 and stride 1, and no max-pooling."""
+    """torchvision's ResNet (He et al., 2016), but with a first convolution of 3×3 and stride 1, and no max-pooling.
+
+    Like those of the authors' code and of the implementation that the paper cites, it has running statistics.
+    """
 
     min_size = 32
     block: ClassVar[str] = "BasicBlock"  # its name in torchvision, which takes a second to import
@@ -80,7 +83,7 @@ class _ResNet(SplitNetwork):
         """The first convolution and the residual blocks; any image ends as 512 features, or 2048 with bottlenecks."""
         from torchvision.models import resnet
 
-        net = resnet.ResNet(getattr(resnet, self.block), self.layers, norm_layer=batch_norm)
+        net = resnet.ResNet(getattr(resnet, self.block), self.layers, norm_layer=BatchNormWithRunningStatistics)
         net.conv1 = nn.Conv2d(image_shape[0], 64, kernel_size=3, padding=1, bias=False)
         for module in net.modules():
             if isinstance(module, nn.Conv2d):

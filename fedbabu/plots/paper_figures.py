@@ -1,6 +1,6 @@
 """The figures that the paper has; most need runs with the diagnostic that they show (the run-config key `record`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -53,15 +53,20 @@ def trained_part(run: RunFolder) -> str:
 
 def _head_init(run: RunFolder) -> str:
     """The head's initialization, and the mean cosine similarity between its rows."""
-    cosine = round(mean_row_cosine(run.model()["head.weight"]), 3) + 0.0  # not -0.000
+    cosine = round(mean_row_cosine(run.model()[_head_layers(run.model())[-1]]), 3) + 0.0  # not -0.000
     return f"{run.config['head-init']} ({cosine:.3f})"
+
+
+def _head_layers(names: Iterable[str]) -> list[str]:
+    """The names among parameters' of the weights of the head's layers, the last one of the linear layer."""
+    return [name for name in names if name.startswith("head.") and name.endswith("weight")]
 
 
 def class_accuracy(runs: Sequence[RunFolder]) -> Figure:
     """Accuracy on the classes that a sampled client trains on, and on others, over local epochs (Figure 13).
 
     The first point of a round is the global model as the clients received it, the others are after each local epoch.
-    Runs need the diagnostic "class-accuracy" and, for other classes, test images of them (iid-test-set).
+    It is measured on the whole test split. Runs need the diagnostic "class-accuracy".
     """
     titles = {"in_class": "Classes that the client has"}
     if any(value is not None for run in runs for record in run.rounds for value in record.out_of_class or ()):
@@ -98,7 +103,8 @@ def layer_similarity(runs: Sequence[RunFolder]) -> Figure:
             color = colormaps["viridis_r"](0.1 + 0.9 * place / len(body))
             width = 3.5 - 2.5 * place / len(body)  # since the lines cover each other
             axes.plot(run.similarity[name], color=color, linewidth=width, label=named.get(name, "_"))
-        axes.plot(run.similarity["head.weight"], color="black", marker="o", markersize=4.5, linewidth=2, label="head")
+        for name in _head_layers(run.similarity):
+            axes.plot(run.similarity[name], color="black", marker="o", markersize=4.5, linewidth=2, label="head")
         axes.set(xlabel="Fine-tuning epochs", ylabel="Cosine similarity between clients")
         axes.set_title(label, fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -20,7 +20,12 @@ def open_initial_model(config: RunConfig, federation: Federation, checkpoint: St
     dict of this network or, for an algorithm that starts from a finished run, a run that was trained differently.
     """
     image_shape, num_classes = federation.image_shape, federation.num_classes
-    model = build_model(config.model_name, image_shape, num_classes, config.seed, config.head_init)
+    try:
+        model = build_model(
+            config.model_name, image_shape, num_classes, config.seed, config.head_init, config.head_blocks
+        )
+    except ValueError as error:
+        raise ConfigError(f"head-blocks = {config.head_blocks} does not fit {config.model_name}: {error}") from error
     if config.trained_blocks > len(model.blocks):
         raise ConfigError(f"trained-blocks = {config.trained_blocks} must be from 0, for all, to {len(model.blocks)}.")
     if checkpoint:

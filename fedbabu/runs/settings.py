@@ -22,8 +22,9 @@ COMPARED_KEYS = ("algorithm", "protocol", "initial-model")
 # Keys in which a run that starts from a finished run must agree with it. How that was evaluated does not matter, nor
 # how its head was initialized, which a run with an initial model cannot say.
 TRAINING_KEYS = (
-    "algorithm", "model-name", "partition", "num-clients", "fraction-train", "num-server-rounds", "num-local-epochs",
-    "learning-rate", "momentum", "batch-size", "precision", "seed",
+    "algorithm", "model-name", "head-blocks", "partition", "partition-seed", "num-clients", "fraction-train",
+    "num-server-rounds", "num-local-epochs", "learning-rate", "momentum", "weight-decay", "batch-size", "precision",
+    "aggregation-weights", "seed",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ replaces the same part of the global model.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +43,11 @@ class Client:
         """The examples of the split "train" or "test" of this or another client, on this process's device."""
         rows = self.partition.rows[split][self.id if of_client is None else of_client]
         return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, training_device())
+
+    def whole_test_split(self) -> Examples:
+        """All test examples of the dataset that the client's node reads, on this process's device."""
+        images, labels = self.dataset.images["test"], self.dataset.labels["test"]
+        return client_examples(images, labels, np.arange(len(labels)), training_device())
 
     def without_augmentation(self) -> "Client":
         """The same client, whose images are not augmented."""
@@ -101,7 +107,7 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
     client.reset_model({} if starts_from_global else client_state)
     curve = None
     if "class-accuracy" in config.diagnostics:
-        curve = ClassAccuracyCurve(model, examples, client.examples("test"), client.dataset.transform)
+        curve = ClassAccuracyCurve(model, examples, client.whole_test_split(), client.dataset.transform)
     loss = _train_rounds(client, examples, algorithm.trains, training_rounds, deadline, curve)
     shared = _part_of(model, algorithm.shares)
     if algorithm.trains_personal:

@@ -17,13 +17,13 @@ from fedbabu.models import SplitNetwork
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.training.aggregation import State
 from fedbabu.training.device import training_device
-from fedbabu.training.evaluation import accuracy, features
+from fedbabu.training.evaluation import accuracy, features, features_and_scores
 
 FEATURES_PER_SPLIT = 2000  # images, for t-SNE
 
 
 class ClassAccuracyCurve:
-    """Accuracy of a model in training, on its client's classes and on others (Appendix P, Figure 13)."""
+    """Accuracy of a model in training on the whole test split, by its client's classes and others (Appendix P)."""
 
     def __init__(self, model: SplitNetwork, train: Examples, test: Examples, transform: BatchTransform) -> None:
         self.model, self.test, self.transform = model, test, transform
@@ -34,7 +34,7 @@ class ClassAccuracyCurve:
     @torch.no_grad()
     def measure(self) -> None:
         """Append the accuracies of the model as it is now."""
-        predicted = self.model.head(features(self.model, self.test, self.transform)).argmax(dim=1)
+        predicted = features_and_scores(self.model, self.test, self.transform)[1].argmax(dim=1)
         for values, chosen in ((self.in_class, self.trains_on), (self.out_of_class, ~self.trains_on)):
             values.append(accuracy(predicted[chosen], self.test.labels[chosen]))
 

@@ -60,8 +60,7 @@ class ClientEvaluation:
     def measure(self) -> Tensor:
         """Append the accuracy and the loss of the model as it is now; returns the test features, float32 [n, d]."""
         result, labels = self.result, self.test.labels
-        test_features = features(self.model, self.test, self.transform)
-        class_scores = self.model.head(test_features)
+        test_features, class_scores = features_and_scores(self.model, self.test, self.transform)
         result.accuracy.append(accuracy(class_scores.argmax(dim=1), labels))
         result.loss.append(F.cross_entropy(class_scores, labels).item())
         if self.in_distribution is not None:
@@ -69,8 +68,7 @@ class ClientEvaluation:
                 (result.id_accuracy, self.in_distribution),
                 (result.ood_accuracy, ~self.in_distribution),
             ):
-                predicted = self.model.head(test_features[chosen]).argmax(dim=1)
-                values.append(accuracy(predicted, labels[chosen]))
+                values.append(accuracy(class_scores[chosen].argmax(dim=1), labels[chosen]))
         return test_features
 
 
@@ -90,16 +88,22 @@ class BestEpoch:
             self.state = {name: value.clone() for name, value in self.model.state_dict().items()}
 
 
-@torch.no_grad()
 def features(model: SplitNetwork, examples: Examples, transform: BatchTransform) -> Tensor:
-    """The body's features, float32 [n, d], of examples that are normalized but not augmented.
+    """The body's features, float32 [n, d], of examples that are normalized but not augmented."""
+    return features_and_scores(model, examples, transform)[0]
 
-    BatchNorm uses the statistics of the batch, so up to 128 examples are evaluated in one batch, and more in batches
-    of sizes that differ by at most one.
+
+@torch.no_grad()
+def features_and_scores(model: SplitNetwork, examples: Examples, transform: BatchTransform) -> tuple[Tensor, Tensor]:
+    """The body's features, float32 [n, d], of examples that are normalized but not augmented, and the class scores.
+
+    BatchNorm may use the statistics of the batch, so up to 128 examples are evaluated in one batch, and more in
+    batches of sizes that differ by at most one.
     """
     model.eval()
     batches = examples.images.tensor_split(-(-len(examples) // EVALUATION_BATCH_SIZE))
-    return torch.cat([model.features(transform.normalize(batch)) for batch in batches])
+    of_batches = [model.features(transform.normalize(batch)) for batch in batches]
+    return torch.cat(of_batches), torch.cat([model.head(each) for each in of_batches])
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

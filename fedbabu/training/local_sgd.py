@@ -19,18 +19,19 @@ from fedbabu.models import SplitNetwork
 class LocalTrainingSettings:
     """The settings of local SGD that are the same in every phase: the run-config keys of these names.
 
-    There is no weight decay. `coefficients` are the algorithm's own, by their run-config keys.
+    `coefficients` are the algorithm's own, by their run-config keys.
     """
 
     batch_size: int
     momentum: float
+    weight_decay: float = 0.0
     precision: str = "float32"
     coefficients: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: RunConfig) -> "LocalTrainingSettings":
         """The settings of a run."""
-        return cls(config.batch_size, config.momentum, config.precision, config.coefficients)
+        return cls(config.batch_size, config.momentum, config.weight_decay, config.precision, config.coefficients)
 
 
 def train(
@@ -133,6 +134,7 @@ class _LocalSGD:
             self.velocities,
             self.learning_rates,
             self.settings.momentum,
+            self.settings.weight_decay,
             batches,
             self.settings.coefficients,
         )

@@ -53,7 +53,7 @@ def without_head_accuracies(
     for kind_of_images, kind_of_batches in product(IMAGES, BATCHES):
         rows_of_batches = batches[kind_of_batches]
         features = torch.cat([model.features(prepared[kind_of_images](rows)) for rows in rows_of_batches])
-        templates = class_templates(features, train.labels[torch.cat(list(rows_of_batches))], model.head.out_features)
+        templates = class_templates(features, train.labels[torch.cat(list(rows_of_batches))], model.linear.out_features)
         for distance in DISTANCES:
             way = f"{distance} {kind_of_images} {kind_of_batches}"
             accuracies[way] = accuracy(nearest_template(test_features, templates, distance), test_labels)

@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flwr.app import MessageType
+from support.errors import config_error
 from support.in_process import client_states, essence_without_traffic, run_server
 from support.reference_runs import start_of
 from support.run_configs import tiny_run_config
 
 from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
+from fedbabu.models import build_model
 
 # The paper's description of each algorithm, written out here so that a declaration is not compared with itself.
 SHARED_AND_KEPT = {
@@ -111,3 +113,33 @@ def test_a_new_algorithm_is_one_declaration(tiny_config, monkeypatch):
     assert all(state.keys() == names_of("body", run.model()) for state in client_states(run).values())
     assert set(run.summary["accuracy"]) == {"without-head", "personalized"}
     assert all(len(record["accuracy"]) == 2 for record in run.clients)
+
+
+@pytest.mark.parametrize(("algorithm", "shared", "kept"), [("fedper", "body", "head"), ("fedbabu", "body", None)])
+def test_with_head_blocks_the_last_blocks_are_trained_shared_and_kept_like_the_head(
+    tiny_config, algorithm, shared, kept
+):
+    run, grid = run_server(tiny_config | SHORT | {"algorithm": algorithm, "head-blocks": 1})
+    model, start = run.model(), build_model("FourConvNet", (3, 16, 16), 10, tiny_config["seed"], head_blocks=1)
+    assert {"head.1.0.weight", "head.3.weight"} < names_of("head", model)
+    for _, reply in grid.of_type(MessageType.TRAIN):
+        assert reply.content["arrays"].keys() == names_of(shared, model)
+    assert all(state.keys() == names_of(kept, model) for state in client_states(run).values())
+    assert bool(client_states(run)) == bool(kept)
+    for name in names_of("head", model):  # neither algorithm changes the head on the server
+        assert torch.equal(model[name], start.state_dict()[name])
+
+
+def test_too_many_head_blocks_are_refused(tiny_config):
+    with config_error("head-blocks = 4", "at most 3"):
+        run_server(tiny_config | SHORT | {"head-blocks": 4})
+
+
+def test_the_running_statistics_of_a_res_net_are_averaged(tiny_config):
+    run, _ = run_server(
+        tiny_config | SHORT | {"algorithm": "fedbabu", "model-name": "ResNet10", "num-server-rounds": 1}
+    )
+    start = build_model("ResNet10", (3, 16, 16), 10, tiny_config["seed"]).state_dict()
+    moved = [name for name, value in run.model().items() if not torch.equal(value, start[name])]
+    assert any(name.endswith("running_mean") for name in moved)
+    assert any(name.endswith("running_var") for name in moved)

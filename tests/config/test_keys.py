@@ -22,7 +22,11 @@ def with_default(**keys):
     [
         ("algorithm", "fedbaboon", "'fedavg' or 'fedbabu' or 'fedper' or"),
         ("model-name", "ResNet", "'ThreeConvNet' or 'FourConvNet' or 'MobileNet' or"),
-        ("head-init", "zero", "'he' or 'xavier-uniform' or 'xavier-normal' or 'orthogonal' or 'similar'"),
+        (
+            "head-init",
+            "zero",
+            "'he' or 'he-uniform' or 'he-normal' or",
+        ),
         ("dataset", "", "a name or path"),
         ("test-fraction", 1.0, "a number from 0 to below 1"),
         ("num-clients", 0, "an integer of at least 1"),

@@ -33,7 +33,13 @@ def test_the_learning_rate_falls_in_rounds_41_and_61_of_80():
 @pytest.mark.parametrize(("algorithm", "rate"), [("fedbabu", 1e-3), ("local-only", 1e-3), ("lg-fedavg", 1e-5)])
 def test_fine_tuning_has_the_last_learning_rate_of_training(algorithm, rate):
     config = run_config(algorithm=algorithm, initial_model="fedavg.safetensors" if algorithm == "lg-fedavg" else "")
-    assert config.finetune_learning_rate == pytest.approx(rate)
+    assert config.finetune_learning_rate_after(config.num_rounds) == pytest.approx(rate)
+    assert config.finetune_learning_rate_after(1) == pytest.approx(rate)  # for the model of the best round too
+
+
+def test_clients_that_are_fine_tuned_in_every_round_have_the_rate_of_the_next():
+    config = run_config(algorithm="fedrep", protocol="code")
+    assert [config.finetune_learning_rate_after(k) for k in (39, 40, 60, 80)] == pytest.approx([0.1, 0.01, 1e-3, 1e-3])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The networks: their split in body and head, their sizes, and BatchNorm without running statistics."""
+"""The networks: their split in body and head, their sizes, and whether BatchNorm has running statistics."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from fedbabu.algorithms import Part
 from fedbabu.models import MODELS, build_model
-from fedbabu.models.base import batch_norm
+from fedbabu.models.base import BatchNormWithRunningStatistics
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_three_conv_net_has_the_size_that_the_paper_gives():
 @pytest.mark.parametrize(("name", "blocks"), [("ResNet18", [2, 2, 2, 2]), ("ResNet50", [3, 4, 6, 3])])
 def test_a_res_net_computes_the_same_as_torchvisions_with_another_first_convolution(name, blocks):
     model = build_model(name, (3, 32, 32), 10, seed=0)
-    theirs = getattr(torchvision.models, name.lower())(num_classes=10, norm_layer=batch_norm)
+    theirs = getattr(torchvision.models, name.lower())(num_classes=10, norm_layer=BatchNormWithRunningStatistics)
     theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     assert [len(layer) for layer in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4)] == blocks
     theirs.load_state_dict(dict(zip(theirs.state_dict(), model.state_dict().values(), strict=True)))
@@ -69,14 +69,46 @@ def test_every_parameter_belongs_to_the_body_or_to_the_linear_head(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_batch_norm_has_no_running_statistics(name):
+def test_only_res_nets_have_running_statistics(name):
     model = build_model(name, (3, 32, 32), 10, seed=0)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
-    assert all(norm.running_mean is None and not norm.track_running_stats for norm in norms)
+    tracks = name.startswith("ResNet")
+    assert all(norm.track_running_stats == tracks for norm in norms)
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(model.eval()(images), model.train()(images))
+        trained, evaluated = model.train()(images), model.eval()(images)
+    assert torch.allclose(trained, evaluated, atol=1e-5) != tracks
+
+
+def test_running_statistics_are_shared_like_weights():
+    state = build_model("ResNet10", (3, 32, 32), 10, seed=0).state_dict()
+    statistics = [name for name in state if "running" in name]
+    assert len(statistics) == 2 * sum("running_mean" in name for name in state) > 0
+    assert set(statistics) <= set(Part.BODY.names(state))
+    assert all(value.is_floating_point() for value in state.values())  # so that a mean over clients is not rounded
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("head_blocks", [1, 2])
+def test_with_head_blocks_the_last_blocks_belong_to_the_head(name, head_blocks):
+    whole = build_model(name, (3, 32, 32), 10, seed=0).eval()
+    split = build_model(name, (3, 32, 32), 10, seed=0, head_blocks=head_blocks).eval()
+    assert len(split.blocks) == len(whole.blocks) - head_blocks
+    state = split.state_dict()
+    moved = [parameter for block in whole.blocks[-head_blocks:] for parameter in block.state_dict().values()]
+    expected = [*moved, whole.head.weight, whole.head.bias]
+    in_head = [state[part] for part in Part.HEAD.names(state)]
+    assert all(torch.equal(one, other) for one, other in zip(in_head, expected, strict=True))
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert split.features(images).dim() == 2
+        torch.testing.assert_close(split(images), whole(images))
+
+
+def test_at_least_one_block_stays_in_the_body():
+    with pytest.raises(ValueError, match="at most 3"):
+        build_model("FourConvNet", (3, 32, 32), 10, seed=0, head_blocks=4)
 
 
 def test_pooling_before_relu_computes_the_same_as_pooling_after_relu():

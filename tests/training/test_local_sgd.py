@@ -7,7 +7,8 @@ import torch
 from support.local_training import TRANSFORM, random_examples, small_model, train_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedbabu.algorithms import ALGORITHMS, Part, Phase
+from fedbabu.algorithms import ALGORITHMS, Part, Phase, Step
+from fedbabu.algorithms.base import gradient_step
 from fedbabu.config import RunConfig, default_run_config
 from fedbabu.data.transforms import BatchTransform
 from fedbabu.training.local_sgd import Deadline, check_finite
@@ -143,3 +144,26 @@ def test_a_deadline_names_the_key_that_sets_it(monkeypatch):
     never.check()
     with pytest.raises(TimeoutError, match=r"client-timeout = 5\.0"):
         deadline.check()
+
+
+def test_weight_decay_is_that_of_torch_optim():
+    model, other = small_model(), small_model()
+    step = Step(
+        lambda batch: model(batch[0]).square().mean(),
+        list(model.parameters()),
+        list(model.parameters()),
+        [torch.zeros_like(parameter) for parameter in model.parameters()],
+        [0.1] * len(list(model.parameters())),
+        0.9,
+        0.0005,
+        [(torch.randn(4, 3, 16, 16), torch.zeros(4, dtype=torch.int64))],
+        {},
+    )
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, weight_decay=0.0005)
+    for _ in range(3):
+        gradient_step(step)
+        optimizer.zero_grad()
+        other(step.batches[0][0]).square().mean().backward()
+        optimizer.step()
+    for one, same in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, same)

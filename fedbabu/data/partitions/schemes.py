@@ -101,8 +101,9 @@ def _dirichlet(spec: PartitionSpec, dataset: ImageDataset) -> list[IntArray]:
     from fedbabu.data.partitions.flower_partitioners import load_partitions
 
     partitioner = DirichletPartitioner(
-        spec.num_clients, "label", spec.dirichlet_beta, min_partition_size=MIN_DIRICHLET_IMAGES, seed=spec.seed
-    )
+        spec.num_clients, "label", spec.dirichlet_beta, min_partition_size=MIN_DIRICHLET_IMAGES, seed=spec.seed,
+        self_balancing=False,  # the paper's clients may have any number of images
+    )  # fmt: skip
     try:
         with warnings.catch_warnings():  # one for every draw that is repeated
             warnings.simplefilter("ignore")
