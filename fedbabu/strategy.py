@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter, sleep
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -13,10 +12,11 @@ from flwr.serverapp.strategy import FedAvg, Result
 from torch import Tensor
 
 from fedbabu.algorithms import Evaluation as EvaluationRule
-from fedbabu.config import TEMPLATES, RunConfig
+from fedbabu.config import RunConfig
 from fedbabu.errors import DivergedError, RunError, format_failures
 from fedbabu.federation.clients import Federation
-from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, Task, TrainReply
+from fedbabu.federation.evaluation import Evaluation, collect_evaluation
+from fedbabu.federation.messages import NOT_FINITE, Task, TrainReply
 from fedbabu.federation.messenger import NOT_CONNECTED, NodeMessenger
 from fedbabu.federation.reply_checks import MAX_REASON_LENGTH
 from fedbabu.runs.best_rounds import BestRound, ClientsBestRounds
@@ -25,25 +25,11 @@ from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.progress import Log, Progress
 from fedbabu.runs.records import RoundRecord
 from fedbabu.seeding import Purpose, numpy_generator
-from fedbabu.training.aggregation import add_weighted, weighted_sum
-from fedbabu.training.diagnostics import directions_without_values, layer_similarity, mean_over_clients
-from fedbabu.training.evaluation import ClientResult
+from fedbabu.training.aggregation import weighted_sum
+from fedbabu.training.diagnostics import mean_over_clients
 from fedbabu.training.server_training import ServerTrainer
 
 RECONNECT_SECONDS = 10.0  # before a round is repeated because nodes had disconnected
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the clients measured in one evaluation."""
-
-    results: Mapping[int, ClientResult] = field(default_factory=dict)  # by client id
-    missing: dict[int, str] = field(default_factory=dict)  # why other clients have no result
-    similarity: Mapping[str, list[float]] = field(default_factory=dict)  # of the clients' layers, if it is recorded
-
-    def mean_accuracy(self, epoch: int) -> float:
-        """The accuracy after an epoch of fine-tuning in percent, mean over the clients that have a result."""
-        return sum(each.accuracy[epoch] for each in self.results.values()) / len(self.results)
 
 
 class SharedPartFedAvg(FedAvg):
@@ -300,7 +286,7 @@ class SharedPartFedAvg(FedAvg):
         if not self.best or accuracy > self.best.accuracy:
             self.best = BestRound(server_round, accuracy, model, states)
 
-    def _update_clients_best(self, server_round: int, evaluation: "Evaluation") -> None:
+    def _update_clients_best(self, server_round: int, evaluation: Evaluation) -> None:
         accuracies = {client: result.accuracy[0] for client, result in evaluation.results.items()}
         shared = {name: self.global_model[name] for name in self.config.algorithm_spec.shares.names(self.global_model)}
         self.clients_best.update(server_round, accuracies, self.client_state_rounds, shared)
@@ -322,7 +308,7 @@ class SharedPartFedAvg(FedAvg):
 
     def _evaluate_clients(
         self, model: Mapping[str, Tensor], states: Mapping[int, int], server_round: int, personalize: bool = False
-    ) -> "Evaluation":
+    ) -> Evaluation:
         """Evaluate all clients with a model and their states of some rounds, with the draws of a round."""
         task = self._task(server_round, self._clients_with_model(), [], personalize=personalize, start_states=states)
         messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(model)), self._run_config)
@@ -337,32 +323,17 @@ class SharedPartFedAvg(FedAvg):
     def _rule(self) -> EvaluationRule:
         return self.config.algorithm_spec.evaluation
 
-    def _collect(self, replies: Iterable[Message], personalize: bool) -> "Evaluation":
+    def _collect(self, replies: Iterable[Message], personalize: bool) -> Evaluation:
         """What every client measured, from the nodes' replies; raises a RunError if no client could be evaluated."""
-        config = self.config
-        num_values = {"accuracy": 1 + personalize * config.total_finetune_epochs}
-        num_values["loss"] = num_values["accuracy"]
-        num_values["id_accuracy"] = num_values["accuracy"] if personalize and config.iid_test_set else 0
-        num_values["ood_accuracy"] = num_values["id_accuracy"]
-        num_values["without_head_accuracy"] = len(TEMPLATES) if personalize else 0
-        directions = {}
-        if personalize and "similarity" in config.diagnostics:
-            directions = directions_without_values(self.global_model, num_values["accuracy"])
-        direction_sums: dict[str, Tensor] = {}  # added reply by reply, because they may be large
-        results: dict[int, ClientResult] = {}
-        for reply in self.messenger.parse(replies, EvaluateReply, num_values, directions):
-            results |= reply.results
-            add_weighted(direction_sums, reply.direction_sums)
-        failed = self.messenger.failed
         untrained = self.federation.clients.keys() - set(self._clients_with_model())
-        missing = dict(sorted((dict.fromkeys(untrained, "it never trained") | failed).items()))
-        if not results:
-            if set(failed.values()) == {NOT_FINITE}:
-                raise self._diverged(f"the loss of all {len(failed)} clients in their evaluation")
-            reasons = format_failures(missing, MAX_REASON_LENGTH)
-            raise RunError(f"No client could be evaluated after round {self.record.round}: {reasons}.")
-        similarity = layer_similarity(direction_sums, len(results)) if len(results) > 1 else {}
-        return Evaluation(dict(sorted(results.items())), missing, similarity)
+        evaluation = collect_evaluation(self.messenger, replies, self.config, self.global_model, personalize, untrained)
+        if evaluation.results:
+            return evaluation
+        failed = self.messenger.failed
+        if set(failed.values()) == {NOT_FINITE}:
+            raise self._diverged(f"the loss of all {len(failed)} clients in their evaluation")
+        reasons = format_failures(evaluation.missing, MAX_REASON_LENGTH)
+        raise RunError(f"No client could be evaluated after round {self.record.round}: {reasons}.")
 
     def _begin_attempt(self) -> None:
         """Count an attempt to train the round, after a pause if nodes had disconnected; too many raise a RunError."""

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedbabu.algorithms import AS_IN_THE_CODE
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions import PARTITIONS
 from fedbabu.errors import ConfigError, format_failures
@@ -47,6 +48,7 @@ class Progress:
             f"{self.cost.num_train} training and {self.cost.num_test} test images\n"
             f"{config.model_name}: {parameters:,} parameters{enlarged}; {self._plan()} on {federation.num_nodes} "
             f"SuperNodes ({', '.join(federation.devices)})\n"
+            f"{self._protocol()}"
             f"Run folder: {path}",
             flush=True,
         )
@@ -55,6 +57,16 @@ class Progress:
             done = checkpoint.server_round
             after = f" after the training of round {done} of {config.num_rounds}" if done else ""
             print(f"Resumed{after}", flush=True)
+
+    def _protocol(self) -> str:
+        """A line that says that the run follows the authors' code, with what that fixes; empty for the paper's text."""
+        if self.config.protocol != "code":
+            return ""
+        declared = AS_IN_THE_CODE.get(self.config.algorithm)
+        values = self.config.to_flower()
+        fixed = [f"{key} = {values[key]}" for key in declared.fixes] if declared else []
+        trained = f"; {', '.join(fixed)}" if fixed else ""
+        return f"protocol = 'code': as the authors' code, where it is not what the paper says{trained}\n"
 
     def _plan(self) -> str:
         """How many rounds and epochs the run consists of, in words."""

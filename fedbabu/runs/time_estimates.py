@@ -12,7 +12,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from fedbabu.algorithms import Part, Phase
+from fedbabu.algorithms import Evaluation, Part, Phase
 from fedbabu.config import RunConfig
 from fedbabu.config.protocols import BATCHES, IMAGES
 from fedbabu.data.known import KNOWN_DATASETS
@@ -56,7 +56,9 @@ class Cost:
         fine_tuning = epochs * self.num_train + templates + (epochs + 1) * FORWARD_COST * self.num_test
         # The last round's model, and that of the best round, if it is another one.
         num_models = 2 if communicates and config.evaluate_every and config.num_rounds > config.evaluate_every else 1
-        return training + len(evaluated) * FORWARD_COST * self.num_test + num_models * fine_tuning
+        every_round = config.algorithm_spec.evaluation is Evaluation.PERSONALIZED_EVERY_ROUND
+        evaluation = fine_tuning if every_round else FORWARD_COST * self.num_test
+        return training + len(evaluated) * evaluation + num_models * fine_tuning
 
     def speed(self, rounds: Sequence[RoundRecord]) -> float:
         """How many images per second were trained in these rounds; 0 if none were."""

@@ -93,6 +93,31 @@ def test_the_first_lines_say_what_is_about_to_run(run_config, capsys, keys, plan
     assert len(started.rounds) == 1
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "protocol", "printed"),
+    [
+        ("fedbabu", "text", ""),
+        ("fedbabu", "code", "the paper says\n"),
+        ("fedrep", "code", "says; momentum = 0.5, num-"),
+    ],
+)
+def test_the_first_lines_say_that_the_code_is_followed(run_config, capsys, algorithm, protocol, printed):
+    started = progress(run_config | {"algorithm": algorithm, "protocol": protocol})
+    started.start(
+        build_model("FourConvNet", (1, 8, 8), 10, seed=0), Path("/run"), Checkpoint(0, {}, {}, [], None), False
+    )
+    output = capsys.readouterr().out
+    assert ("authors' code" in output) == (protocol == "code")
+    assert printed in output
+
+
+def test_the_report_has_a_column_for_each_protocol_and_says_what_it_means(copied_run):
+    report = final_report(copied_run)
+    assert "as the text" in report or "this run" in report
+    for name in copied_run.protocols:
+        assert f"As the {name}: " in report
+
+
 def test_the_report_shows_the_papers_numbers_beside_ours(copied_run):
     copied_run.summarize({}, {"personalized": {"mean": 87.85, "std": 8.57, "table": 13}})
     difference = copied_run.summary["accuracy"]["personalized"]["mean"] - 87.85

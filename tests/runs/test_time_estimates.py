@@ -39,6 +39,13 @@ def test_a_personal_model_costs_as_much_again():
     assert Cost(ditto, 50_000, 10_000).training(1, 5_000) == 40_000
 
 
+def test_clients_that_are_fine_tuned_in_every_round_cost_that():
+    keys = {"algorithm": "per-fedavg", "protocol": "code", "evaluate-every": 10}
+    cost = Cost(RunConfig.from_flower(default_run_config() | keys), 50_000, 10_000)
+    assert cost.left(79) == pytest.approx(20_000 + 2 * (50_000 + 4 * 50_000 / 3 + 2 * 10_000 / 3))
+    assert cost.left(69) - cost.left(70) > 50_000
+
+
 def test_the_speed_of_a_node_is_measured():
     assert images_per_second("FourConvNet", (1, 16, 16), 8, "float32") > 1
 
