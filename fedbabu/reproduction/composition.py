@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, create_model
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import PAPER_PROTOCOL, default_run_config
+from fedbabu.config import PAPER_PROTOCOL, PROTOCOLS, default_run_config
 from fedbabu.config.keys import NameOrPath
 from fedbabu.config.wording import error_sentence
 from fedbabu.data.known import KNOWN_DATASETS
@@ -138,7 +138,8 @@ def _register_options() -> None:
             experiments[f"figure{number + offset:02}"] = {"defaults": defaults}
     options: dict[tuple[str | None, str | None], dict[str, Any]] = {
         (None, None): {"defaults": default_run_config(), "locations": {name: name for name in KNOWN_DATASETS}},
-        ("protocol", "run"): {"paper": PAPER_PROTOCOL},
+        ("fixed", "run"): {"paper": PAPER_PROTOCOL},
+        ("protocol", "run"): {name: {"protocol": name} for name in PROTOCOLS},
         ("dataset", "run"): {name: {"dataset": f"${{data.{name}}}"} for name in KNOWN_DATASETS},
         ("model", "run"): {name: {"model-name": name} for name in MODELS},
         ("algorithm", "cells"): {name: {"algorithm": name} for name in ALGORITHMS},
@@ -153,7 +154,7 @@ def _register_options() -> None:
 def table_experiment(number: int) -> dict[str, Any]:
     """The experiment of a table, as a file in conf/experiment would have it: its keys, and `defaults` for Hydra."""
     table = tables()[number]
-    run, defaults = dict(table["setting"]), [{"override /protocol": "paper"}]
+    run, defaults = dict(table["setting"]), [{"override /fixed": "paper"}]
     if "name" in table["dataset"]:
         defaults.append({"override /dataset": table["dataset"]["name"]})
     if "model-name" in run:

@@ -18,7 +18,7 @@ from fedbabu.config import RunConfig
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError, RunError
 from fedbabu.reproduction.composition import SHORT_NAMES, combinations, compose
-from fedbabu.reproduction.paper.tables import SYMBOLS, PaperCell, cells_of_table, is_dataset_of, tables
+from fedbabu.reproduction.paper.tables import SYMBOLS, PaperCell, cells_of_table, is_dataset_of, setting_of_cell, tables
 from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder, all_runs
 from fedbabu.runs.records import METRIC_TITLES
@@ -183,7 +183,7 @@ def cells_of_sweep(sweep: Mapping[str, Any], given: Collection[str], varied: Col
         if all(value in axes.get(key, [value]) for key, value in printed.axes.items()):
             config = _run_config(sweep, printed.axes, given)
             same_data = dataset_name(config["dataset"], sweep["data"]) == dataset["name"]
-            is_papers = same_data and settings_agree(setting_of(printed.run_config), setting_of(config))
+            is_papers = same_data and settings_agree(setting_of_cell(printed, config["protocol"]), setting_of(config))
             cell_axes = {key: config[key] for key in varied} | dict(printed.axes)
             yield Cell(cell_axes, config, printed.metric, printed if is_papers else None)
 

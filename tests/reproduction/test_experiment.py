@@ -15,7 +15,7 @@ CELLS_AND_RUNS = {
     10: (48, 24), 11: (72, 36), 12: (72, 36), 13: (144, 129), 14: (90, 90), 15: (90, 90), 16: (36, 18), 17: (36, 18),
     18: (16, 16), 19: (24, 24), 20: (96, 24), 21: (18, 9), 22: (36, 18), 23: (12, 12), 24: (36, 18), 25: (105, 105),
 }  # fmt: skip
-RUNS_OF_FIGURES = {2: 3, 3: 5, 4: 3, 5: 5, 6: 3, 7: 5, 8: 3, 9: 5, 12: 2, 13: 6, 15: 4, 16: 4}
+RUNS_OF_FIGURES = {2: 3, 3: 6, 4: 3, 5: 6, 6: 3, 7: 6, 8: 3, 9: 6, 12: 2, 13: 6, 15: 4, 16: 4}
 TABLE13 = ("experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4")
 
 
@@ -178,3 +178,15 @@ def test_an_interrupted_run_that_cannot_be_resumed_is_started_anew(fake_runs):
     (run.path / "summary.json").unlink()  # and it has no checkpoint
     (planned,) = plan(Experiment.compose([*TABLE13, "algorithm=fedavg", fake_runs.override]))
     assert planned.folder() is None
+
+
+def test_a_cell_as_in_the_code_is_the_papers_whatever_the_code_fixes():
+    for cell in Experiment.compose([*TABLE13, "protocol=code"]).cells:
+        assert cell.printed is not None
+        assert cell.config["protocol"] == "code"
+
+
+def test_two_runs_have_all_numbers_of_the_differences_in_measuring():
+    experiment = Experiment.compose(["experiment=differences"])
+    assert len(experiment.cells) == 12
+    assert [run.config["algorithm"] for run in plan(experiment)] == ["fedavg", "fedbabu"]

@@ -92,12 +92,12 @@ def find_cells(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[st
     setting = setting_of(config)
     for number, table in tables().items():
         for cell in cells_of_table(number) if is_dataset_of(table, dataset) else ():
-            if cell.axes["algorithm"] == algorithm and settings_agree(_setting_of_cell(cell, protocol), setting):
+            if cell.axes["algorithm"] == algorithm and settings_agree(setting_of_cell(cell, protocol), setting):
                 found.setdefault(cell.metric, cell)
     return found
 
 
-def _setting_of_cell(cell: PaperCell, protocol: str) -> dict[str, Any]:
+def setting_of_cell(cell: PaperCell, protocol: str) -> dict[str, Any]:
     """The setting of a cell, to be compared with that of a run under a protocol, which the paper does not name."""
     return setting_of({**cell.run_config, "protocol": protocol})
 
