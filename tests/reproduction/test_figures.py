@@ -16,7 +16,7 @@ TABLE6 = ("experiment=table06", "cells.s=10", "cells.tau_f=20")
 SMALL = ("dataset=digits", "run.num-clients=10")
 MOBILE_NET, FOUR_CONV_NET = ("cifar100", "MobileNet"), ("cifar10", "FourConvNet")
 PARTS = ["full", "body", "head"]
-INITIALIZATIONS = ["he", "xavier-uniform", "xavier-normal", "orthogonal", "similar"]
+INITIALIZATIONS = ["he-uniform", "he-normal", "xavier-uniform", "xavier-normal", "orthogonal", "similar"]
 
 
 @pytest.mark.parametrize(
