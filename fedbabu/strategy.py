@@ -71,7 +71,7 @@ class SharedPartFedAvg(FedAvg):
         self._checkpointed = {each.server_round: each.needed_client_states for each in checkpoints}
         self._last_trained_round = newest.server_round
         # The model that the clients evaluate after the round: for most algorithms, the global model.
-        self.evaluated_model: dict[str, Tensor] = dict(newest.evaluated_model or newest.model)
+        self.evaluated_model = dict(newest.evaluated_model) if newest.evaluated_model else self.global_model
         self.best = newest.best  # of the rounds that were evaluated
         self.clients_best = newest.clients_best or ClientsBestRounds()  # only for algorithms that need it
         self.evaluation = Evaluation()  # the last one
@@ -127,7 +127,8 @@ class SharedPartFedAvg(FedAvg):
             if server_round == num_rounds:
                 self.run.write_model(self.global_model)  # before the evaluation, which may fail
                 self.progress.final_evaluation()
-            arrays = ArrayRecord(self.evaluated_model)
+            is_global_model = self.evaluated_model is self.global_model  # which is packed already
+            arrays = result.arrays if is_global_model else ArrayRecord(self.evaluated_model)
             messages = self.configure_evaluate(server_round, arrays, self._run_config, grid)
             evaluated = self.aggregate_evaluate(server_round, self._send(messages, timeout))
             if evaluated is not None:

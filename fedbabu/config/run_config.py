@@ -9,7 +9,7 @@ from pydantic import ValidationError, model_validator
 from fedbabu.algorithms import Algorithm, Evaluation, Part, Phase, find_algorithm
 from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS
 from fedbabu.config.keys import RunConfigKeys
-from fedbabu.config.protocols import Measurement, with_protocol
+from fedbabu.config.protocols import with_protocol
 from fedbabu.config.wording import error_sentence
 from fedbabu.data.partitions import PartitionSpec
 from fedbabu.data.source import DataSpec
@@ -99,11 +99,6 @@ class RunConfig(RunConfigKeys):
             client_column=self.client_column,
             iid_test_set=self.iid_test_set,
         )
-
-    @property
-    def measurement(self) -> Measurement:
-        """Which of the accuracies that the run measures are its results."""
-        return Measurement.from_run_config(self.to_flower())
 
     @property
     def diagnostics(self) -> frozenset[str]:

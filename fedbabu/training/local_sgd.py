@@ -70,8 +70,7 @@ def train(
     """
     losses = []
     for phase in phases:
-        sgd = _LocalSGD(model, global_model, phase, settings, learning_rate, velocities)
-        sgd.num_epochs = phase.num_epochs(epochs)
+        sgd = _LocalSGD(model, global_model, phase, settings, epochs, learning_rate, velocities)
         for _ in range(sgd.num_epochs):
             losses.append(sgd.train_epoch(examples, transform, generator))
             for function in after_epoch:
@@ -82,18 +81,18 @@ def train(
 class _LocalSGD:
     """SGD with momentum on the parameters that one phase trains."""
 
-    num_epochs = 1  # of the phase
-
     def __init__(
         self,
         model: SplitNetwork,
         global_model: SplitNetwork,
         phase: Phase,
         settings: LocalTrainingSettings,
+        epochs: int,
         learning_rate: float,
         velocities: dict[str, Tensor] | None,
     ) -> None:
         self.model, self.global_model, self.phase, self.settings = model, global_model, phase, settings
+        self.num_epochs = phase.num_epochs(epochs)
         named, rates = dict(model.named_parameters()), learning_rates(model, phase, learning_rate)
         if velocities is not None:
             rates = {name: rates.get(name, 0.0) for name in named}

@@ -46,4 +46,5 @@ def test_keys_that_do_not_fit_together_are_named(keys, named):
     ],
 )
 def test_keys_that_fit_together_are_accepted(keys):
-    RunConfig.from_flower(default_run_config() | keys)
+    values = RunConfig.from_flower(default_run_config() | keys).to_flower()
+    assert {key: values[key] for key in keys} == keys

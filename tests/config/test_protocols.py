@@ -19,13 +19,15 @@ def test_an_empty_key_has_the_value_of_the_protocol(protocol):
     values = config.to_flower()
     assert {key: values[key] for key in PROTOCOLS[protocol]} == PROTOCOLS[protocol]
     assert RunConfig.from_flower(values) == config
-    assert config.measurement.templates in TEMPLATES
+    assert Measurement.from_run_config(values).templates in TEMPLATES
 
 
 def test_a_key_that_is_given_counts():
     config = RunConfig.from_flower(default_run_config() | {"protocol": "code", "template-distance": "cosine"})
     assert (config.template_distance, config.template_images) == ("cosine", "augmented")
-    assert config.measurement == Measurement("best", "cosine", "augmented", "class-by-class")
+    assert Measurement.from_run_config(config.to_flower()) == Measurement(
+        "best", "cosine", "augmented", "class-by-class"
+    )
 
 
 def test_the_text_is_the_default():
