@@ -73,7 +73,8 @@ def evaluate_clients(message: Message, context: Context) -> Message:
 
 def _unpack(message: Message, context: Context) -> tuple[Node, Task, ClientStore, tuple[SplitNetwork, SplitNetwork]]:
     """The node, its task, where its clients keep their state, and its networks, the second with the global model."""
-    node, task = Node.from_message(message, context), Task.from_content(message.content)
+    task = Task.from_content(message.content)
+    node = Node.from_message(message, context).with_class_names(task.class_names)
     global_state = message.content.array_records["arrays"].to_torch_state_dict()
     return node, task, _client_store(node, task), node.networks(global_state)
 

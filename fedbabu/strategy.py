@@ -383,6 +383,7 @@ class SharedPartFedAvg(FedAvg):
             clients={client: list(dict.fromkeys(at.get(client, 0) for at in needed)) for client in clients},
             training_rounds=training_rounds,
             last_sampled_client=self._last_sampled_client(server_round),
+            class_names=self.federation.class_names if self.federation.local_data else (),
             personalize=personalize,
         )
 

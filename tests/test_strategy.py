@@ -31,7 +31,7 @@ def sample(config):
     def sample_clients(server_round, *arguments, **keys):
         checked = RunConfig.from_flower(config | {key.replace("_", "-"): value for key, value in keys.items()})
         clients = {client: ClientInfo(10, 10, (0,)) for client in range(checked.num_clients)}
-        federation = Federation(clients, {}, False, "made", (1, 16, 16), 10, ("cpu",))
+        federation = Federation(clients, {}, False, "made", (1, 16, 16), tuple(range(10)), ("cpu",))
         start = Checkpoint.start(build_model("FourConvNet", (1, 16, 16), 10, 0))
         strategy = SharedPartFedAvg(checked, federation, None, [start], None, None)
         return strategy.sample_clients(server_round, *arguments)

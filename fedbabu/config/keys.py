@@ -97,6 +97,8 @@ class RunConfigKeys(BaseModel):
     label_column: str
     client_column: str
     test_fraction: FractionBelowOne
+    crop_padding: Annotated[int, Field(ge=-1)]
+    horizontal_flip: Literal["", "yes", "no"]
 
     # Clients
     num_clients: PositiveInt
@@ -156,6 +158,11 @@ class RunConfigKeys(BaseModel):
         if type(value) is int and not -(2**63) <= value < 2**63:
             raise ValueError("Flower's messages carry 64-bit integers.")
         return value
+
+    @field_validator("horizontal_flip", mode="before")
+    @classmethod
+    def _is_a_word(cls, value: Any) -> Any:
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
     @field_validator(*CHOICES)
     @classmethod

@@ -84,7 +84,10 @@ class RunConfig(RunConfigKeys):
     @property
     def data_spec(self) -> DataSpec:
         """The part of the configuration that says which dataset is read, and how."""
-        return DataSpec(self.dataset, self.image_column, self.label_column, self.client_column, self.test_fraction)
+        return DataSpec(
+            self.dataset, self.image_column, self.label_column, self.client_column, self.test_fraction,
+            self.crop_padding, {"yes": True, "no": False}.get(self.horizontal_flip),
+        )  # fmt: skip
 
     @property
     def partition_spec(self) -> PartitionSpec:

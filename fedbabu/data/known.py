@@ -1,7 +1,9 @@
 """The datasets that the run-config key `dataset` knows by name: their origin, their columns and their transforms."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,21 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A dataset that is known by name; a copy of it with another name is recognized by its columns and classes."""
+    """A dataset that is known by name.
+
+    A copy with another name is recognized by its columns, class names, image shape and numbers of images.
+    """
 
     source: "str | Callable[[], DatasetDict]"  # the id on the Hub, or a function that returns the splits
     image_column: str
     label_column: str
     mean: tuple[float, ...] | None = None  # as in BatchTransform; None to compute it from the training images
     std: tuple[float, ...] | None = None
-    classes: tuple[int, str, str] | None = None  # number, first and last name; None if other datasets have the same
-    crop_padding: int = 4
+    class_names: tuple[str, ...] | None = None  # in order; None if other datasets have the same
+    crop_padding: int | None = None  # as in BatchTransform; None for an eighth of the shorter side, 4 of CIFAR's 32
     flip: bool = True
     client_column: str = ""  # the column that names the owner of each image; empty if there is none
     superclass_column: str = ""  # the column of a coarser label, one for each class; empty if there is none
     test_fraction: float = 0.0  # of the training split, held out as the test split if there is none
-    num_examples: tuple[int, int] = (0, 0)  # of training and of test, for estimates of how long a run will take
-    image_shape: tuple[int, int, int] = (3, 32, 32)  # channels, height and width, for the same estimates
+    num_examples: tuple[int, int] = (0, 0)  # of training and of test, after a test split was held out
+    image_shape: tuple[int, int, int] = (3, 32, 32)  # channels, height and width
 
 
 def make_digits() -> "DatasetDict":
@@ -52,31 +57,33 @@ def make_digits() -> "DatasetDict":
     return DatasetDict(splits)
 
 
+_CLASSES = json.loads(Path(__file__).with_name("known_classes.json").read_text(encoding="utf-8"))
+
 # CIFAR's normalization and augmentation are those of the paper's official code.
 KNOWN_DATASETS = {
     "cifar10": KnownDataset(
-        "uoft-cs/cifar10", "img", "label", classes=(10, "airplane", "truck"),
+        "uoft-cs/cifar10", "img", "label", class_names=tuple(_CLASSES["cifar10"]),
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), num_examples=(50_000, 10_000),
     ),
     "cifar100": KnownDataset(
-        "uoft-cs/cifar100", "img", "fine_label", classes=(100, "apple", "worm"),
+        "uoft-cs/cifar100", "img", "fine_label", class_names=tuple(_CLASSES["cifar100"]),
         mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276), superclass_column="coarse_label",
         num_examples=(50_000, 10_000),
     ),
-    # EMNIST by class (62 classes), with its writers: the 814,255 images of the paper's Table 8, where nine tenths of
-    # them are for training. Cropped and mirrored as Appendix A.2 says, although a mirrored b is a d.
+    # EMNIST by class (62 classes), with its writers. The paper's Table 8 has 814,255 images, nine tenths of them for
+    # training; the Hub's copy has 22 more. Cropped and mirrored as Appendix A.2 says, although a mirrored b is a d.
     "emnist": KnownDataset(
-        "flwrlabs/femnist", "image", "character", classes=(62, "0", "z"),
-        client_column="writer_id", test_fraction=0.1, num_examples=(731_668, 82_587),
+        "flwrlabs/femnist", "image", "character", class_names=tuple(_CLASSES["emnist"]),
+        client_column="writer_id", test_fraction=0.1, num_examples=(732_850, 81_427),
         image_shape=(1, 28, 28),
     ),
     "fashion-mnist": KnownDataset(
-        "zalando-datasets/fashion_mnist", "image", "label", classes=(10, "T - shirt / top", "Ankle boot"),
+        "zalando-datasets/fashion_mnist", "image", "label", class_names=tuple(_CLASSES["fashion-mnist"]),
         num_examples=(60_000, 10_000), image_shape=(1, 28, 28),
     ),
     # No augmentation: mirrored digits are no digits, and a crop would cut them.
     "digits": KnownDataset(
         make_digits, "image", "label", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False,
-        num_examples=(1_440, 357), image_shape=(1, 8, 8),
+        num_examples=(1_440, 300), image_shape=(1, 16, 16),
     ),
 }  # fmt: skip

@@ -1,5 +1,6 @@
-"""A dataset before it is decoded: its splits as Hugging Face's `datasets` loads them, checked against what we need."""
+"""A dataset before it is decoded: its splits as the library `datasets` has them, and checks that we can use them."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedbabu.data.known import KNOWN_DATASETS, KnownDataset
+from fedbabu.data.local_folder import load_local_folder
 from fedbabu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,13 +23,18 @@ IntArray = npt.NDArray[np.int64]  # labels, owners or row numbers, [n]
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which dataset is read, and which of its columns; an empty column means a known dataset's own."""
+    """Which dataset is read, and which of its columns.
 
-    dataset: str  # a key of KNOWN_DATASETS, the id of a dataset on the Hub, or a folder for `datasets.load_dataset`
+    An empty column means a known dataset's own, or the only one that can be meant.
+    """
+
+    dataset: str  # a key of KNOWN_DATASETS, the id of a dataset on the Hub, or a local folder
     image_column: str = ""
-    label_column: str = ""  # class labels, or integers from 0
+    label_column: str = ""  # class labels, texts or integers
     client_column: str = ""  # the owner of each image; only the partition scheme "natural" needs it
     test_fraction: float = 0.0  # of the training split, held out as the test split; 0 for the dataset's own
+    crop_padding: int = -1  # as in BatchTransform; -1 for the dataset's own
+    flip: bool | None = None  # as in BatchTransform; None for the dataset's own
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Source:
     known: KnownDataset  # with default values if the dataset is none of them
     spec: DataSpec  # with the dataset's columns filled in; the client column may be missing
     splits: dict[str, "datasets.Dataset"]  # "train" and "test"
-    class_names: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()  # sentences about how the dataset was read, without their full stops
     original_rows: dict[str, IntArray] | None = None  # of each split in the original training split, if it was divided
 
     def values(self, column: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -59,12 +66,11 @@ class Source:
 
 def load_source(spec: DataSpec) -> Source:
     """Load a dataset, or raise ConfigError if it cannot be found, reached or read, or lacks a split or column."""
-    splits = _load_splits(spec.dataset)
+    splits, notes = _load_splits(spec.dataset)
     existing = f"it has {', '.join(splits)}: add one"
     if "train" not in splits:
         raise ConfigError(f"dataset = '{spec.dataset}' has no train split; {existing}.")
-    columns = splits["train"].features
-    name = _recognize(spec, columns) or spec.dataset
+    name = _recognize(spec, splits) or spec.dataset
     known = KNOWN_DATASETS.get(name) or KnownDataset("", "", "")
     test_fraction = spec.test_fraction or (known.test_fraction if "test" not in splits else 0)
     if not test_fraction and "test" not in splits:
@@ -72,72 +78,107 @@ def load_source(spec: DataSpec) -> Source:
             f"dataset = '{spec.dataset}' has no test split; {existing}, or set test-fraction, for example to 0.1, to "
             "hold that fraction of every client's images out."
         )
+    columns = splits["train"].column_names
+    image_columns, label_columns = _columns_that_can_be_meant(splits["train"])
     spec = replace(
         spec,
-        image_column=spec.image_column or known.image_column,
-        label_column=spec.label_column or known.label_column,
+        image_column=spec.image_column or known.image_column or _only(image_columns),
+        label_column=spec.label_column or known.label_column or _only(label_columns),
         client_column=spec.client_column or (known.client_column if known.client_column in columns else ""),
     )
     used = {split: splits[split] for split in (SPLITS[:1] if test_fraction else SPLITS)}
+    if empty := [split for split, rows in used.items() if not len(rows)]:
+        raise ConfigError(
+            f"dataset = '{spec.dataset}' has no images in its {empty[0]} split: add some, or remove the split and set "
+            "test-fraction."
+        )
+    left_out = {split: len(rows) for split, rows in splits.items() if split not in used and len(rows)}
+    notes += [f"The {number} images of the split {split} are left out" for split, number in left_out.items()]
     for split, rows in used.items():
-        _check_columns(spec, split, rows)
-    names = getattr(columns[spec.label_column], "names", None)  # the same in both splits, as datasets ensures
-    source = Source(name, known, spec, used, tuple(names) if names else None)
+        used[split] = _check_columns(spec, split, rows)
+    source = Source(name, known, spec, used, tuple(notes))
     return _hold_out_test_split(source, test_fraction) if test_fraction else source
 
 
-def _load_splits(dataset: str) -> "datasets.DatasetDict":
-    """Load a dataset by its name, its id on the Hub or its local folder."""
+def _only(columns: list[str]) -> str:
+    """The only column of a list; empty if there are several or none."""
+    return columns[0] if len(columns) == 1 else ""
+
+
+def _columns_that_can_be_meant(rows: "datasets.Dataset") -> tuple[list[str], list[str]]:
+    """The columns that can hold the images of a dataset, and those that can hold their classes."""
+    import datasets
+
+    features = rows.features
+    images = [column for column, feature in features.items() if _holds_images(feature)]
+    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    return images, labels or [column for column in features if column not in images]
+
+
+def _holds_images(feature: Any) -> bool:
+    """Whether a column holds images, decoded by `datasets` or as the bytes of image files."""
+    import datasets
+
+    is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    is_struct = isinstance(feature, dict) and _holds_images(feature.get("bytes"))
+    return isinstance(feature, datasets.Image) or is_bytes or is_struct
+
+
+def _load_splits(dataset: str) -> tuple[dict[str, "datasets.Dataset"], list[str]]:
+    """Load a dataset by its name, its id on the Hub or its local folder; also, notes about what was left out."""
     from datasets import disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
     disable_progress_bars()  # in the log of a run, those of worker processes are noise
-    folder = Path(dataset).expanduser()
-    source = KNOWN_DATASETS[dataset].source if dataset in KNOWN_DATASETS else str(folder)
+    folder = Path(os.path.abspath(Path(dataset).expanduser()))
+    if dataset not in KNOWN_DATASETS and folder.is_dir():
+        return load_local_folder(folder)
+    if dataset not in KNOWN_DATASETS and folder.is_file():
+        raise ConfigError(f"dataset = '{dataset}' is a file: give the folder that it is in, {folder.parent}.")
+    source = KNOWN_DATASETS[dataset].source if dataset in KNOWN_DATASETS else dataset
     if callable(source):
-        return source()
+        return dict(source()), []
     not_found = (
-        f"dataset = '{dataset}' is not on the Hub, and the folder {folder.absolute()} does not exist: give "
+        f"dataset = '{dataset}' is not on the Hub, and the folder {folder} does not exist: give "
         f"{', '.join(KNOWN_DATASETS)}, a Hub id, or a folder of parquet files or of images."
     )
-    looks_like_a_path = dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or "\\" in dataset
-    if looks_like_a_path and not folder.is_dir():
+    if dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or "\\" in dataset:  # a path
         raise ConfigError(not_found)
     try:
-        return load_dataset(source)
-    except DatasetNotFoundError as error:
+        if "/" not in source:
+            # Where the Hub cannot be reached, `datasets` would answer a name like "pets" from its cache, with a local
+            # folder of that name that was once read under another path.
+            from huggingface_hub import HfApi
+
+            HfApi().dataset_info(source)
+        return dict(load_dataset(source)), []
+    except (DatasetNotFoundError, _repository_not_found()) as error:
         raise ConfigError(not_found) from error
-    except ConnectionError as error:
+    except OSError as error:  # ConnectionError, and those of huggingface_hub
         raise ConfigError(
-            f"The Hub cannot be reached to download '{source}', and there is no folder {folder.absolute()}: give a "
-            "local copy, as in --run-config \"dataset='/path/to/a/folder/of/parquet/files'\", or run the quickstart, "
-            "which needs no download, with --run-config conf/quickstart.toml."
+            f"The Hub cannot be reached to download '{source}', and there is no folder {folder}: give a local copy, as "
+            "in --run-config \"dataset='/path/to/a/folder/of/parquet/files'\", or run the quickstart, which needs no "
+            "download, with --run-config conf/quickstart.toml."
         ) from error
     except Exception as error:  # datasets raises errors of many kinds for files that it cannot read
-        _check_parquet_files(dataset, Path(source))
         raise ConfigError(f"dataset = '{dataset}' cannot be used: {' '.join(str(error).split())}") from error
 
 
-def _check_parquet_files(dataset: str, folder: Path) -> None:
-    """Read every parquet file of a folder, since `datasets` does not say which one it could not read."""
-    import pyarrow
-    from pyarrow import parquet
+def _repository_not_found() -> type[Exception]:
+    from huggingface_hub.errors import RepositoryNotFoundError
 
-    for path in sorted(folder.rglob("*.parquet")):
-        try:
-            for _ in parquet.ParquetFile(path).iter_batches():
-                pass
-        except (OSError, pyarrow.ArrowException) as error:
-            raise ConfigError(
-                f"dataset = '{dataset}' has a damaged file, {path} ({' '.join(str(error).split())}): replace it by an "
-                "intact copy."
-            ) from error
+    return RepositoryNotFoundError
 
 
-def _recognize(spec: DataSpec, features: "datasets.Features") -> str | None:
-    """The name of the known dataset that this is, by its name or by the columns and class names of a copy."""
+def _recognize(spec: DataSpec, splits: dict[str, "datasets.Dataset"]) -> str | None:
+    """The name of the known dataset that this is: by its name, or because nothing tells a copy from it.
+
+    A copy has the columns, the class names, the image shape and the numbers of images of the original.
+    """
     if spec.dataset in KNOWN_DATASETS:
         return spec.dataset
+    features = splits["train"].features
+    sizes = tuple(len(splits[split]) for split in SPLITS if split in splits)
     for name, known in KNOWN_DATASETS.items():
         names = getattr(features.get(known.label_column), "names", None)
         same_columns = (
@@ -145,13 +186,18 @@ def _recognize(spec: DataSpec, features: "datasets.Features") -> str | None:
             and spec.image_column in ("", known.image_column)
             and spec.label_column in ("", known.label_column)
         )
-        if same_columns and names and (len(names), names[0], names[-1]) == known.classes:
-            return name
+        original_sizes = (sum(known.num_examples),) if known.test_fraction else known.num_examples
+        same_classes = known.class_names is not None and names is not None and tuple(names) == known.class_names
+        if same_columns and same_classes and sizes == original_sizes:
+            image = splits["train"][0][known.image_column]
+            channels = 1 if image.mode == "L" else 3
+            if (channels, image.height, image.width) == known.image_shape:
+                return name
     return None
 
 
-def _check_columns(spec: DataSpec, split: str, rows: "datasets.Dataset") -> None:
-    """Check that a split has images and that its columns exist and have the right types."""
+def _check_columns(spec: DataSpec, split: str, rows: "datasets.Dataset") -> "datasets.Dataset":
+    """Check that the columns of a split exist and have the right types; returns it with its images as such."""
     import datasets
 
     dataset, image, label, client = spec.dataset, spec.image_column, spec.label_column, spec.client_column
@@ -161,15 +207,19 @@ def _check_columns(spec: DataSpec, split: str, rows: "datasets.Dataset") -> None
     for key, column in (("image-column", image), ("label-column", label), ("client-column", client)):
         if column not in rows.column_names and (column or key != "client-column"):
             raise ConfigError(f"dataset = '{dataset}' has no {key} = '{column}': {existing}.")
-    if not isinstance(rows.features[image], datasets.Image):
-        raise ConfigError(f"image-column = '{image}' of dataset = '{dataset}' holds no images.")
-    feature = rows.features[label]
-    if not isinstance(feature, datasets.ClassLabel) and "int" not in str(getattr(feature, "dtype", "")):
-        raise ConfigError(f"label-column = '{label}' of dataset = '{dataset}' must hold class labels or integers.")
+    if not _holds_images(rows.features[image]):
+        raise ConfigError(
+            f"image-column = '{image}' of dataset = '{dataset}' holds no images: it must hold images, or the bytes of "
+            "image files."
+        )
+    dtype = str(getattr(rows.features[label], "dtype", ""))
+    if not isinstance(rows.features[label], datasets.ClassLabel) and "int" not in dtype and "string" not in dtype:
+        raise ConfigError(
+            f"label-column = '{label}' of dataset = '{dataset}' must hold class labels, texts or integers."
+        )
     if client and not isinstance(rows.features[client], datasets.ClassLabel | datasets.Value):
         raise ConfigError(f"client-column = '{client}' of dataset = '{dataset}' must hold numbers or text.")
-    if len(rows) == 0:
-        raise ConfigError(f"dataset = '{dataset}' has no rows in its {split} split.")
+    return rows.cast_column(image, datasets.Image())
 
 
 def _hold_out_test_split(source: Source, fraction: float) -> Source:

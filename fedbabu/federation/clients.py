@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from fedbabu.data.classes import ClassNames
 from fedbabu.models import ImageShape
 
 
@@ -31,8 +32,14 @@ class Federation:
     local_data: bool  # whether nodes have local data, as in a real federation, instead of parts of one dataset
     dataset: str  # a name for the data
     image_shape: ImageShape  # channels, height and width of every image
-    num_classes: int  # the width of the head
+    class_names: ClassNames  # in the order of the labels that all nodes use
     devices: tuple[str, ...]  # the kinds of devices among the nodes, "cpu" or "cuda"
+    notes: tuple[str, ...] = ()  # sentences of the nodes about their data, without their full stops
+
+    @property
+    def num_classes(self) -> int:
+        """The width of the head."""
+        return len(self.class_names)
 
     @property
     def num_nodes(self) -> int:

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions.partition import too_small_client
 from fedbabu.errors import ConfigError
+from fedbabu.federation.class_names import agree_on_class_names, renumbered
 from fedbabu.federation.clients import ClientInfo, Federation
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.reply_checks import ReplyError
@@ -83,7 +84,12 @@ def _check_local_data(infos: dict[int, NodeInfo]) -> None:
 
 
 def _federation(infos: dict[int, NodeInfo]) -> Federation:
-    """The federation of these nodes, or a ConfigError if a client has too few images or the images' shapes differ."""
+    """The federation of these nodes.
+
+    Raises:
+        ConfigError: If a client has too few images, if the images' shapes differ, or if classes cannot be matched.
+    """
+    class_names = agree_on_class_names({node: info.class_names for node, info in infos.items()})
     clients: dict[int, ClientInfo] = {}
     nodes_of: dict[int, list[int]] = {}
     for node, info in infos.items():
@@ -91,7 +97,7 @@ def _federation(infos: dict[int, NodeInfo]) -> Federation:
             if too_small := too_small_client(client, client_info.num_train, client_info.num_test):
                 raise ConfigError(f"{too_small[0].upper()}{too_small[1:]}: give it more, or set test-fraction.")
             nodes_of.setdefault(client, []).append(node)
-            clients[client] = client_info
+            clients[client] = renumbered(client_info, info.class_names, class_names)
     shapes = {info.image_shape for info in infos.values()}
     if len(shapes) > 1:
         raise ConfigError(f"The SuperNodes' images differ in channels, height or width: {sorted(shapes)}.")
@@ -102,6 +108,7 @@ def _federation(infos: dict[int, NodeInfo]) -> Federation:
         local_data=any(info.local_data for info in infos.values()),
         dataset=names.pop() if len(names) == 1 else "own-data",
         image_shape=shapes.pop(),
-        num_classes=max(info.num_classes for info in infos.values()),
+        class_names=class_names,
         devices=tuple(sorted({info.device for info in infos.values()})),
+        notes=tuple(dict.fromkeys(note for info in infos.values() for note in info.notes)),
     )

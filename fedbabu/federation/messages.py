@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from fedbabu.config import TEMPLATES
+from fedbabu.data.classes import ClassNames
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.reply_checks import ReplyError, check_length, checked_state, shorten
@@ -20,6 +21,7 @@ from fedbabu.training.aggregation import State, add_weighted
 from fedbabu.training.client import TrainedClient
 from fedbabu.training.evaluation import TRAVELS, ClientResult, Finite, PercentOrNaN
 
+MAX_CLASSES = 1_000_000
 NOT_FINITE = "loss not finite"  # the reason with which a client fails whose training diverged
 
 
@@ -55,7 +57,8 @@ class NodeInfo(Content):
     clients: dict[NonNegativeInt, ClientInfo]
     dataset: str  # the name of the data
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]  # channels, height, width: the same on every node
-    num_classes: Annotated[int, Field(ge=1, le=1_000_000)]  # that the node knows of
+    class_names: Annotated[ClassNames, Field(min_length=1, max_length=MAX_CLASSES)]  # that the node knows of
+    notes: tuple[str, ...]  # sentences about its data, without their full stops
     num_nodes: NonNegativeInt  # in the simulation; 0 if the node does not know it
     local_data: bool  # whether the node has local data and is therefore the only one that can serve its client
     device: str  # "cpu" or "cuda"
@@ -94,6 +97,7 @@ class Task(Content):
     clients: dict[int, list[int]]
     training_rounds: list[int]  # to go through, usually this round alone; empty in evaluation
     last_sampled_client: int = 0  # of the round
+    class_names: ClassNames = ()  # the numbering of the classes, for nodes with local data; empty for the node's own
     personalize: bool = False  # in evaluation, whether to measure accuracy without the head and to fine-tune
 
     def to_content(self, global_model: ArrayRecord, run_config: ConfigRecord) -> RecordDict:

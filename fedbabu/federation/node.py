@@ -14,7 +14,9 @@ import numpy as np
 from flwr.app import Context, Message
 
 from fedbabu.config import RunConfig
+from fedbabu.data.classes import ClassNames
 from fedbabu.data.dataset import ImageDataset, open_dataset
+from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions.partition import Partition, open_simulated_data, whole_dataset
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import ClientInfo
@@ -77,25 +79,32 @@ class Node:
             )
             for client in self.clients
         }
+        notes = self.dataset.notes
+        if self.dataset.name not in KNOWN_DATASETS:  # theirs is documented, and that of others is a guess
+            notes += (f"Augmentation: {self.dataset.augmentation}",)
         return NodeInfo(
             clients=clients,
             dataset=self.dataset.name,
             image_shape=self.dataset.image_shape,
-            num_classes=self.dataset.num_classes,
+            class_names=self.dataset.class_names,
+            notes=notes,
             num_nodes=self.num_nodes,
             local_data=self.local_data,
             device=training_device().type,
         )
 
+    def with_class_names(self, class_names: ClassNames) -> "Node":
+        """The same node, whose labels have the numbers of these class names; of its own ones if there are none."""
+        return replace(self, dataset=self.dataset.with_class_names(class_names)) if class_names else self
+
     def networks(self, global_state: State) -> tuple[SplitNetwork, SplitNetwork]:
         """A network to train, and one that holds the global model; both are built once per process.
 
-        The server decides on the width of the head, because a node with local data may not know all classes.
+        The node's dataset has the classes of all nodes by now, which are the outputs of the head.
         """
-        *_, bias = global_state.values()  # of the head's last layer
-        config = self.config
+        config, dataset = self.config, self.dataset
         model, global_model = _build_networks(
-            config.model_name, self.dataset.image_shape, len(bias), config.head_blocks
+            config.model_name, dataset.image_shape, dataset.num_classes, config.head_blocks
         )
         global_model.load_state_dict(global_state)
         return model, global_model

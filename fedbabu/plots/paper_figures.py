@@ -193,5 +193,5 @@ def clients_and_classes(counts: Mapping[str, npt.NDArray[np.int64]], title: str,
         for panel in figure.axes[:2]:
             panel.hlines(first[1:] - 0.5, -0.5, num_clients - 0.5, color="black", linewidth=0.3)
     elif dataset.class_names and num_classes <= MAX_CLASS_NAMES:
-        axes.set_yticks(range(num_classes), dataset.class_names, fontsize=8)
+        axes.set_yticks(range(num_classes), list(map(str, dataset.class_names)), fontsize=8)
     return figure

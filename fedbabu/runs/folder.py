@@ -76,6 +76,7 @@ class RunFolder:
                 "num-classes": federation.num_classes,
                 "num-train-examples": sum(federation.num_train.values()),
             },
+            "class-names": list(federation.class_names),
             "clients-checksum": clients_checksum(federation),
             "clients-hold-equally-many": len(set(federation.num_train.values())) == 1,
             "federation": {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)},

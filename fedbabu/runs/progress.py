@@ -20,6 +20,7 @@ from fedbabu.runs.folder import RunFolder, clients_in_words
 from fedbabu.runs.records import METRIC_TITLES, RoundRecord
 from fedbabu.runs.time_estimates import Cost, format_duration
 
+MAX_NOTES = 8  # lines about how data were read
 RECENT_ROUNDS = 20  # from which the speed of a run is taken
 
 Log = Callable[[Mapping[str, Any]], None]
@@ -48,7 +49,7 @@ class Progress:
             f"{self.cost.num_train} training and {self.cost.num_test} test images\n"
             f"{config.model_name}: {parameters:,} parameters{enlarged}; {self._plan()} on {federation.num_nodes} "
             f"SuperNodes ({', '.join(federation.devices)})\n"
-            f"{self._protocol()}"
+            f"{self._protocol()}{self._notes()}"
             f"Run folder: {path}",
             flush=True,
         )
@@ -67,6 +68,12 @@ class Progress:
         fixed = [f"{key} = {values[key]}" for key in declared.fixes] if declared else []
         trained = f"; {', '.join(fixed)}" if fixed else ""
         return f"protocol = 'code': as the authors' code, where it is not what the paper says{trained}\n"
+
+    def _notes(self) -> str:
+        """Lines about how the nodes read their data, of which the last are counted if there are many."""
+        notes = self.federation.notes
+        more = [f"… and {len(notes) - MAX_NOTES} more notes of this kind"] if len(notes) > MAX_NOTES else []
+        return "".join(f"{note}\n" for note in [*notes[:MAX_NOTES], *more])
 
     def _plan(self) -> str:
         """How many rounds and epochs the run consists of, in words."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedbabu.config import RUNTIME_KEYS, RunConfig, default_run_config, toml_value
+from fedbabu.data.classes import shorten
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import Federation
 from fedbabu.runs.folder import RunFolder, clients_checksum, software_versions
@@ -59,5 +60,11 @@ def check_same_clients(run: RunFolder, federation: Federation) -> None:
     now = software_versions() | {"devices": ", ".join(federation.devices)}
     if changed := [f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]]:
         print(f"The environment has changed, so the last digits may differ: {'; '.join(changed)}.", flush=True)
+    names = list(federation.class_names)
+    if recorded.get("class-names", names) != names:
+        raise ConfigError(
+            f"The run in {run.path} has the classes {shorten(recorded['class-names'])}, but the clients now have "
+            f"{shorten(names)}."
+        )
     if recorded["clients-checksum"] != clients_checksum(federation):
         raise ConfigError(f"The clients of the run in {run.path} had other data, of '{run.config['dataset']}'.")

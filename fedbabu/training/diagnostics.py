@@ -110,5 +110,5 @@ def body_features(
         examples = client_examples(dataset.images[split], dataset.labels[split], rows, device)
         tensors[split] = features(model, examples, dataset.transform).cpu()
         tensors[f"{split}-labels"] = examples.labels.cpu()
-    names = {"class-names": dataset.class_names, "superclasses": dataset.superclasses}
+    names = {"class-names": list(map(str, dataset.class_names)), "superclasses": dataset.superclasses}
     return tensors, {kind: names_of_kind for kind, names_of_kind in names.items() if names_of_kind}

@@ -2,7 +2,7 @@
 
 import pytest
 from support.in_process import essence_without_traffic, run_server
-from support.pictures import write_folder, write_known
+from support.pictures import recognized_with, write_folder, write_known
 from support.run_configs import tiny_run_config
 
 SHORT = {"num-server-rounds": 1, "num-local-epochs": 1, "num-finetune-epochs": 1}
@@ -22,8 +22,9 @@ def test_a_run_does_not_depend_on_the_number_of_nodes(tiny_config, two_nodes, nu
     assert essence_without_traffic(run) == two_nodes
 
 
-def test_a_natural_partition_of_small_images_with_figures(run_config, tmp_path, capsys):
+def test_a_natural_partition_of_small_images_with_figures(run_config, tmp_path, capsys, monkeypatch):
     """MobileNet enlarges images of 28×28 pixels; a client is a writer, with nine tenths of its images for training."""
+    recognized_with(monkeypatch, "emnist", num=150)
     dataset = write_known(tmp_path / "letters", "emnist", num=150)
     keys = {"model-name": "MobileNet", "dataset": str(dataset), "partition": "natural", "num-clients": 4}
     run, _ = run_server(run_config | keys | SHORT, figures=True)

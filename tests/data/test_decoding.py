@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from support.errors import config_error
-from support.pictures import RNG, write_folder, write_known
+from support.pictures import RNG, recognized_with, write_folder, write_known
 
 from fedbabu.data.dataset import open_dataset
 from fedbabu.data.source import SPLITS, DataSpec
@@ -36,6 +36,22 @@ def test_grayscale_images_have_one_channel(tmp_path):
     assert np.array_equal(dataset.images["test"], written["test"][0])
 
 
+@pytest.mark.parametrize(("size", "padding"), [((8, 8), 1), ((16, 20), 2), ((28, 28), 4), ((32, 32), 4), ((64, 96), 8)])
+def test_the_crop_is_in_proportion_to_the_images(tmp_path, size, padding):
+    """The paper's padding is 4 pixels at 32; four pixels of 8 would leave little of a digit."""
+    write_folder(tmp_path, size=size)
+    assert (open_folder(tmp_path).transform.crop_padding, open_folder(tmp_path).transform.flip) == (padding, True)
+    given = open_folder(tmp_path, crop_padding=3, flip=False)
+    assert (given.transform.crop_padding, given.transform.flip) == (3, False)
+    assert given.folder == open_folder(tmp_path).folder  # images are not decoded again
+
+
+def test_a_padding_as_large_as_the_images_is_refused(tmp_path):
+    write_folder(tmp_path)
+    with config_error("crop-padding = 16", "below 16"):
+        open_folder(tmp_path, crop_padding=16)
+
+
 def test_digits_are_balanced():
     dataset = open_dataset(DataSpec("digits"))
     assert dataset.name == "digits"
@@ -45,7 +61,8 @@ def test_digits_are_balanced():
     assert dataset.images["train"].max() == 255
 
 
-def test_the_classes_of_cifar100_have_superclasses(tmp_path):
+def test_the_classes_of_cifar100_have_superclasses(tmp_path, monkeypatch):
+    recognized_with(monkeypatch, "cifar100")
     superclasses = open_dataset(DataSpec(str(write_known(tmp_path / "copy", "cifar100")))).superclasses
     assert superclasses == tuple(f"super{label % 20}" for label in range(100))
     assert open_dataset(DataSpec("digits")).superclasses is None
@@ -141,8 +158,8 @@ def test_images_must_be_all_in_colour_or_all_in_grayscale(tmp_path, modes, named
     ("train_labels", "test_labels", "named"),
     [
         ([0, None, 1], [0, 1, 1], ["'kind'", "row 1 of its train split"]),
-        ([0, 1, 5_000_000, 2], [0, 1, 2, 0], ["label-column = 'kind'", "5000000", "8 images"]),
-        ([0, 1, 2, 3], [0, -1], ["label -1", "row 1 of its test split", "from 0 to 3"]),
+        ([0, 1, 5_000_000, 2], [0, 1, 2, 0], ["label-column = 'kind'", "4 different values", "4 training images"]),
+        ([0, 1, 2, 3], [0, -1], ["label -1", "row 1 of its test split", "at least 0"]),
     ],
 )
 def test_every_label_must_be_the_number_of_a_class(tmp_path, train_labels, test_labels, named):

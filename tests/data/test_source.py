@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from support.errors import config_error
-from support.pictures import KNOWN, RNG, write_folder, write_known
+from support.pictures import KNOWN, RNG, recognized_with, write_folder, write_known
 
 from fedbabu.data.cache import cache_dir
 from fedbabu.data.dataset import open_dataset
@@ -22,12 +22,13 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_copy_of_a_known_dataset_is_recognized_by_its_columns_and_classes(tmp_path, name):
+def test_a_copy_of_a_known_dataset_is_recognized(tmp_path, monkeypatch, name):
+    recognized_with(monkeypatch, name)
     dataset = open_dataset(DataSpec(str(write_known(tmp_path / "copy", name))))
     known = KNOWN_DATASETS[name]
     assert dataset.name == name
     assert dataset.class_names == tuple(KNOWN[name][3])
-    assert len(dataset.class_names) == dataset.num_classes == known.classes[0]
+    assert dataset.num_classes == {"cifar10": 10, "cifar100": 100, "emnist": 62, "fashion-mnist": 10}[name]
     pixels = dataset.images["train"] / 255
     mean, std = known.mean or pixels.mean(axis=(0, 1, 2)), known.std or pixels.std(axis=(0, 1, 2))
     assert tuple(dataset.transform.mean) == pytest.approx(tuple(mean))
@@ -47,7 +48,36 @@ def test_a_dataset_with_the_columns_and_classes_of_digits_is_not_taken_for_digit
     assert open_dataset(DataSpec(str(tmp_path), "image", "label")).name == str(tmp_path)
 
 
-def test_a_tenth_of_every_emnist_writer_is_held_out(tmp_path):
+@pytest.mark.parametrize(
+    "differs", ["a class name", "the order of classes", "the number of images", "the shape", "colour"]
+)
+def test_what_merely_resembles_cifar10_is_not_taken_for_it(tmp_path, monkeypatch, differs):
+    """STL-10, say, whose first and last classes are CIFAR-10's."""
+    recognized_with(monkeypatch, "cifar10", num=100 if differs == "the number of images" else 200)
+    shape, image, label, names, others = KNOWN["cifar10"]
+    if differs == "a class name":
+        names = [*names[:4], "monkey", *names[5:]]
+    if differs == "the order of classes":
+        names = [*names[:4], names[5], names[4], *names[6:]]
+    shape = {"the shape": (96, 96, 3), "colour": (32, 32)}.get(differs, shape)
+    monkeypatch.setitem(KNOWN, "cifar10", (shape, image, label, names, others))
+    dataset = open_dataset(DataSpec(str(write_known(tmp_path / "copy", "cifar10"))))
+    assert dataset.name == str(tmp_path / "copy")
+    pixels = dataset.images["train"] / 255
+    assert tuple(dataset.transform.mean) == pytest.approx(tuple(pixels.mean(axis=(0, 1, 2))))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_class_names_of_cifar_are_those_of_the_hub(name):
+    """Checked by hand once against the Hub's files; the first five, and how many there are."""
+    first = {"cifar10": "airplane automobile bird cat deer", "cifar100": "apple aquarium_fish baby bear beaver"}[name]
+    names = KNOWN_DATASETS[name].class_names
+    assert list(names[:5]) == first.split()
+    assert len(set(names)) == {"cifar10": 10, "cifar100": 100}[name]
+
+
+def test_a_tenth_of_every_emnist_writer_is_held_out(tmp_path, monkeypatch):
+    recognized_with(monkeypatch, "emnist")
     dataset = open_dataset(DataSpec(str(write_known(tmp_path / "copy", "emnist"))))
     assert np.array_equal(np.bincount(dataset.owners["train"]), [36] * 5)
     assert np.array_equal(np.bincount(dataset.owners["test"]), [4] * 5)
@@ -102,12 +132,10 @@ def test_an_image_without_an_owner_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("image_column", "label_column", "named"),
     [
-        ("", "", ["image-column and label-column", "picture, kind"]),
-        ("picture", "", ["label-column = ''", "picture, kind"]),
         ("photo", "kind", ["image-column = 'photo'", "picture, kind"]),
         ("picture", "label", ["label-column = 'label'", "picture, kind"]),
         ("kind", "kind", ["image-column = 'kind'", "no images"]),
-        ("picture", "picture", ["label-column = 'picture'", "class labels or integers"]),
+        ("picture", "picture", ["label-column = 'picture'", "class labels, texts or integers"]),
     ],
 )
 def test_an_error_about_a_column_names_its_key_and_the_columns_that_exist(folder, image_column, label_column, named):
@@ -131,7 +159,7 @@ def test_a_missing_folder_is_an_error(tmp_path):
     ("splits", "named"),
     [
         (("train",), ["no test split", "it has train:", "test-fraction"]),
-        (("test", "validation"), ["no train split", "it has validation, test:"]),
+        (("test", "validation"), ["no train split", "it has test, validation:"]),
     ],
 )
 def test_a_missing_split_is_an_error_that_names_the_splits_that_exist(tmp_path, splits, named):
@@ -156,8 +184,35 @@ def test_a_damaged_parquet_file_is_named(tmp_path, damage):
 
 
 def test_a_folder_without_data_is_not_taken_for_an_unreachable_hub(tmp_path):
-    with config_error(f"dataset = '{tmp_path}' cannot be used"):
+    with config_error(f"dataset = '{tmp_path}' has neither parquet files nor images (it is empty)"):
         open_dataset(DataSpec(str(tmp_path), "picture", "kind"))
+
+
+def test_columns_that_are_not_given_are_found_if_only_one_can_be_meant(folder):
+    dataset = open_dataset(DataSpec(folder))
+    assert dataset.num_classes == 4
+    assert len(dataset.labels["train"]) == 40
+
+
+def test_columns_that_are_not_given_must_be_clear(tmp_path):
+    write_known(tmp_path / "copy", "cifar100")
+    with config_error("label-column = ''", "img, fine_label, coarse_label"):
+        open_dataset(DataSpec(str(tmp_path / "copy")))
+
+
+def test_a_name_is_not_answered_from_the_cache_of_a_folder_that_was_read_elsewhere(tmp_path, monkeypatch):
+    write_folder(tmp_path / "elsewhere" / "mypets")
+    load_dataset(str(tmp_path / "elsewhere" / "mypets"))  # as earlier versions did, and as the user may have done
+    monkeypatch.chdir(tmp_path)
+    assert len(load_dataset("mypets")["train"]) == 40  # what `datasets` does
+    with config_error("Hub cannot be reached", tmp_path / "mypets"):
+        open_dataset(DataSpec("mypets"))
+
+
+def test_a_file_is_not_a_dataset(tmp_path):
+    write_folder(tmp_path / "pets")
+    with config_error("is a file", f"give the folder that it is in, {tmp_path / 'pets'}."):
+        open_dataset(DataSpec(str(tmp_path / "pets" / "train.parquet")))
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "someone/some-pictures"])

@@ -12,7 +12,7 @@ from fedbabu.federation.clients import ClientInfo, Federation
 def federation(num_train, nodes_of):
     """A federation of clients with these numbers of training examples, on these nodes."""
     clients = {client: ClientInfo(num, 1, (0,)) for client, num in enumerate(num_train)}
-    return Federation(clients, dict(enumerate(nodes_of)), False, "made", (1, 8, 8), 10, ("cpu",))
+    return Federation(clients, dict(enumerate(nodes_of)), False, "made", (1, 8, 8), tuple(range(10)), ("cpu",))
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=30), st.integers(1, 6))

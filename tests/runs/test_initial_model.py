@@ -11,7 +11,7 @@ from fedbabu.config import RunConfig
 from fedbabu.federation.clients import Federation
 from fedbabu.runs.initial_model import open_initial_model
 
-DIGITS = Federation({}, {}, False, "digits", (1, 16, 16), 10, ("cpu",))
+DIGITS = Federation({}, {}, False, "digits", (1, 16, 16), tuple(range(10)), ("cpu",))
 
 
 def initial_state(config: dict, checkpoint=None) -> dict:

@@ -32,7 +32,7 @@ def test_what_a_run_prints(finished):
 def progress(config: dict) -> Progress:
     clients = {client: ClientInfo(20, 5, (0, 1)) for client in range(config["num-clients"])}
     nodes_of = {client: [100] for client in clients}
-    federation = Federation(clients, nodes_of, False, "digits", (1, 8, 8), 10, ("cpu",))
+    federation = Federation(clients, nodes_of, False, "digits", (1, 8, 8), tuple(range(10)), ("cpu",))
     return Progress(RunConfig.from_flower(config), federation)
 
 

@@ -25,7 +25,8 @@ def labelled_dataset(train_counts, test_counts, owners: int = 0, seed: int = 0) 
     }
     owners_of = {split: rng.integers(0, owners, len(labels[split])) for split in SPLITS} if owners else {}
     images = {split: np.zeros((len(labels[split]), 1, 1, 1), np.uint8) for split in SPLITS}
-    return ImageDataset("made", None, len(train_counts), images, labels, BatchTransform((0.5,), (0.5,)), owners_of)
+    class_names = tuple(range(len(train_counts)))
+    return ImageDataset("made", None, images, labels, BatchTransform((0.5,), (0.5,)), owners_of, class_names)
 
 
 def train_and_test_counts(dataset: ImageDataset, partition: Partition) -> list[np.ndarray]:

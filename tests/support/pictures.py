@@ -1,35 +1,41 @@
 """Small local datasets of random images, among them copies of the known datasets."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-RNG = np.random.default_rng(0)
-EMNIST = [*map(str, range(10)), *map(chr, range(ord("A"), ord("Z") + 1)), *map(chr, range(ord("a"), ord("z") + 1))]
+from fedbabu.data.known import KNOWN_DATASETS
 
-# Of each known dataset: image shape, image column, label column, class names (arbitrary ones between the first and the
-# last), and the other columns, each with its type and a function of an image's label and row.
+RNG = np.random.default_rng(0)
+
+# Of each known dataset: image shape, image column, label column, class names, and the other columns, each with its type
+# and a function of an image's label and row.
 KNOWN = {
-    "cifar10": ((32, 32, 3), "img", "label", ["airplane", *map(str, range(8)), "truck"], {}),
+    "cifar10": ((32, 32, 3), "img", "label", KNOWN_DATASETS["cifar10"].class_names, {}),
     "cifar100": (
-        (32, 32, 3), "img", "fine_label", ["apple", *map(str, range(98)), "worm"],
+        (32, 32, 3), "img", "fine_label", KNOWN_DATASETS["cifar100"].class_names,
         {"coarse_label": (ClassLabel(names=[f"super{i}" for i in range(20)]), lambda label, row: label % 20)},
     ),
     "emnist": (
-        (28, 28), "image", "character", EMNIST,
+        (28, 28), "image", "character", KNOWN_DATASETS["emnist"].class_names,
         {"writer_id": (Value("string"), lambda label, row: f"f{row % 5:04}_14")},
     ),
-    "fashion-mnist": ((28, 28), "image", "label", ["T - shirt / top", *map(str, range(8)), "Ankle boot"], {}),
+    "fashion-mnist": ((28, 28), "image", "label", KNOWN_DATASETS["fashion-mnist"].class_names, {}),
 }  # fmt: skip
 
 
 def write_known(folder: Path, name: str, num: int = 200) -> Path:
-    """Write a copy of a known dataset, with its columns and classes, `num` images a split (emnist: train only)."""
+    """Write a dataset with the columns and classes of a known one, and `num` images a split (emnist: train only).
+
+    It is not taken for the original, which has more images; see `recognized_with`.
+    """
     shape, image, label, names, others = KNOWN[name]
     folder.mkdir(parents=True, exist_ok=True)
     types = {column: column_type for column, (column_type, _) in others.items()}
-    features = Features({image: Image(), label: ClassLabel(names=names)} | types)
+    features = Features({image: Image(), label: ClassLabel(names=list(names))} | types)
     for split in ("train",) if name == "emnist" else ("train", "test"):
         labels = [row % len(names) for row in range(num)]
         columns = {image: list(RNG.integers(0, 256, (num, *shape), dtype=np.uint8)), label: labels}
@@ -37,6 +43,25 @@ def write_known(folder: Path, name: str, num: int = 200) -> Path:
             columns[column] = [value(label_of_row, row) for row, label_of_row in enumerate(labels)]
         Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
     return folder
+
+
+def recognized_with(monkeypatch, name: str, num: int = 200) -> None:
+    """Let a known dataset have `num` images a split, so that what `write_known` writes is taken for it."""
+    sizes = (num - num // 10, num // 10) if KNOWN_DATASETS[name].test_fraction else (num, num)
+    monkeypatch.setitem(KNOWN_DATASETS, name, replace(KNOWN_DATASETS[name], num_examples=sizes))
+
+
+def write_images(folder: Path, numbers: dict[str, int], size=(16, 16), mode="RGB") -> dict[str, list[bytes]]:
+    """Write so many random images into each of the given folders below `folder`, as PNG files; returns their pixels."""
+    written = {}
+    for place, number in numbers.items():
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        written[place] = []
+        for index in range(number):
+            image = PIL.Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8)).convert(mode)
+            image.save(folder / place / f"{index}.png")
+            written[place].append(image.tobytes())
+    return written
 
 
 def write_folder(folder, splits=("train", "test"), classes=4, size=(20, 16), num=40, channels=3, labels=None, **more):

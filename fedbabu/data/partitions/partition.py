@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedbabu.data.cache import cached
+from fedbabu.data.classes import shorten
 from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.partitions import PARTITIONS, PartitionSpec
 from fedbabu.data.partitions.rounding import round_table
@@ -113,11 +114,24 @@ def make_partition(dataset: ImageDataset, spec: PartitionSpec) -> Partition:
     elif scheme.by_owner:
         test = _test_rows_of_owners(dataset, train, spec)
     else:
+        _check_classes_of_test_images(dataset)
         test = _share_in_proportion(dataset.labels["test"], _class_counts(dataset, "train", train), spec)
     for client, (train_rows, test_rows) in enumerate(zip(train, test, strict=True)):
         if too_small := too_small_client(client, len(train_rows), len(test_rows)):
             raise ConfigError(f"partition = '{scheme.name}': {too_small}: {scheme.remedy}.")
     return Partition({"train": dict(enumerate(train)), "test": dict(enumerate(test))})
+
+
+def _check_classes_of_test_images(dataset: ImageDataset) -> None:
+    """Raise a ConfigError if a class has test images and no training images: no client would be tested on them."""
+    counts = {split: np.bincount(labels, minlength=dataset.num_classes) for split, labels in dataset.labels.items()}
+    untrained = np.flatnonzero((counts["test"] > 0) & (counts["train"] == 0))
+    if len(untrained):
+        raise ConfigError(
+            f"dataset = '{dataset.name}' has {counts['test'][untrained].sum()} test images of classes without training "
+            f"images ({shorten([dataset.class_names[label] for label in untrained])}): remove them, or add training "
+            "images."
+        )
 
 
 def all_class_counts(dataset: ImageDataset, partition: Partition) -> dict[str, IntArray]:

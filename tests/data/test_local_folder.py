@@ -1,0 +1,357 @@
+"""Local folders: the layout alone says what the split and the class of an image are, or the folder is refused."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import PIL.Image
+import pyarrow.parquet
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.errors import config_error
+from support.partitions import partition_spec
+from support.pictures import RNG, write_folder, write_images
+
+from fedbabu.data.dataset import open_dataset
+from fedbabu.data.local_folder import SPLIT_NAMES
+from fedbabu.data.partitions.partition import make_partition
+from fedbabu.data.source import SPLITS, DataSpec
+from fedbabu.errors import ConfigError
+
+
+def held_by_clients(spec: DataSpec, num_clients: int = 2) -> dict[str, Counter]:
+    """How often each pair of a class and the pixels of an image is held by a client, in each split."""
+    dataset = open_dataset(spec)
+    partition = make_partition(dataset, partition_spec("iid", num_clients=num_clients))
+    return {
+        split: Counter(
+            (dataset.class_names[dataset.labels[split][row]], dataset.images[split][row].tobytes())
+            for rows in partition.rows[split].values()
+            for row in rows
+        )
+        for split in SPLITS
+    }
+
+
+def on_disk(written: dict[str, list[bytes]], split: str = "") -> Counter:
+    """The same of what `write_images` wrote into the class folders of a split's folder."""
+    parts = {place: place.split("/") for place in written}
+    return Counter(
+        (parts[place][-1], pixels)
+        for place, images in written.items()
+        if not split or parts[place][-2] == split
+        for pixels in images
+    )
+
+
+def count_classes(dataset, split):
+    return {dataset.class_names[label]: n for label, n in enumerate(np.bincount(dataset.labels[split])) if n}
+
+
+def test_a_class_named_train_keeps_its_images_in_both_splits(tmp_path):
+    classes = ("bus", "tram", "train")
+    write_images(tmp_path, {f"train/{name}": 30 for name in classes} | {f"test/{name}": 10 for name in classes})
+    dataset = open_dataset(DataSpec(str(tmp_path)))
+    assert count_classes(dataset, "train") == dict.fromkeys(classes, 30)
+    assert count_classes(dataset, "test") == dict.fromkeys(classes, 10)
+
+
+def test_a_class_whose_name_contains_train_is_read_once(tmp_path):
+    classes = ("harbour", "airport", "bullet_train")
+    write_images(tmp_path, {f"train/{name}": 30 for name in classes} | {f"test/{name}": 10 for name in classes})
+    dataset = open_dataset(DataSpec(str(tmp_path)))
+    assert {split: len(dataset.labels[split]) for split in SPLITS} == {"train": 90, "test": 30}
+
+
+def test_no_class_vanishes_without_folders_of_splits(tmp_path):
+    classes = ("bus", "car", "steam_train", "bullet_train", "test", "train")
+    write_images(tmp_path, dict.fromkeys(classes, 10))
+    dataset = open_dataset(DataSpec(str(tmp_path), test_fraction=0.2))
+    assert count_classes(dataset, "train") == dict.fromkeys(sorted(classes), 8)
+    assert count_classes(dataset, "test") == dict.fromkeys(sorted(classes), 2)
+
+
+WORDS = [
+    "train", "test", "val", "Train", "eval", "bullet train", "test_tube", "steam-train", "validation", "training set",
+    "latest", "[cat]", "d*g", "été", "地下鉄", "x.train", "dev", "emu",
+]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_what_the_clients_hold_is_what_is_on_disk_or_the_cause_is_named(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp(data.draw(st.sampled_from(["pets", "my [pets]", "train", "тест"])))
+    classes = data.draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4, unique=True))
+    mode = data.draw(st.sampled_from(["RGB", "L"]))
+    number = st.integers(2, 5)
+    if data.draw(st.booleans()):  # two splits
+        train, test = data.draw(st.sampled_from([("train", "test"), ("Training", "EVAL"), ("TRAIN", "testing")]))
+        wrapping = data.draw(st.sampled_from(["", "data/", "all of it/"]))
+        tested = data.draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True))
+        numbers = {f"{wrapping}{train}/{name}": data.draw(number) + 2 for name in classes}
+        numbers |= {f"{wrapping}{test}/{name}": data.draw(number) for name in tested}
+        written = write_images(folder, numbers, mode=mode)
+        if unknown := sorted(set(tested).difference(classes)):
+            with config_error("without training images", *unknown):
+                held_by_clients(DataSpec(str(folder)))
+            return
+        held = held_by_clients(DataSpec(str(folder)))
+        assert held["train"] == on_disk(written, train)
+        assert held["test"] == on_disk(written, test)
+    else:
+        written = write_images(folder, {name: data.draw(number) + 6 for name in classes}, mode=mode)
+        spec = DataSpec(str(folder), test_fraction=0.3)
+        if all(name.lower() in SPLIT_NAMES for name in classes):
+            with config_error("nothing in them says the class", classes[0]):
+                open_dataset(spec)
+            return
+        held = held_by_clients(spec)
+        assert held["train"] + held["test"] == on_disk(written)
+
+
+def test_images_of_several_modes_are_read_alike(tmp_path):
+    for split in SPLITS:
+        for mode in ("RGB", "P", "RGBA", "CMYK"):
+            place = tmp_path / split / mode
+            place.mkdir(parents=True)
+            for index in range(4):
+                PIL.Image.new("RGB", (16, 16), (index, 50, 200)).convert(mode).save(
+                    place / f"{index}.{'tiff' if mode == 'CMYK' else 'png'}"
+                )
+    held = held_by_clients(DataSpec(str(tmp_path)))
+    assert Counter(name for name, _ in held["train"].elements()) == dict.fromkeys(("RGB", "P", "RGBA", "CMYK"), 4)
+
+
+def test_the_class_of_an_image_in_a_folder_within_its_class_folder_is_the_class_folder(tmp_path):
+    """As in Tiny ImageNet: train/n01443537/images/n01443537_0.JPEG."""
+    write_images(tmp_path, {f"{split}/{name}/images": 5 for split in SPLITS for name in ("n01", "n02")})
+    assert open_dataset(DataSpec(str(tmp_path))).class_names == ("n01", "n02")
+
+
+def test_an_owner_may_have_one_class(tmp_path):
+    write_images(tmp_path, {"dog": 10})
+    dataset = open_dataset(DataSpec(str(tmp_path), test_fraction=0.2))
+    assert dataset.class_names == ("dog",)
+
+
+def test_hidden_files_are_nothing_and_other_files_are_said_to_be_left_out(tmp_path):
+    write_images(tmp_path, {f"{split}/cat": 4 for split in SPLITS} | {"validation/cat": 3, ".cache/train": 2})
+    for name in ("README.md", "train/.DS_Store", "train/cat/notes.txt", "test/Thumbs.db"):
+        (tmp_path / name).write_text("")
+    dataset = open_dataset(DataSpec(str(tmp_path)))
+    assert len(dataset.labels["train"]) == len(dataset.labels["test"]) == 4
+    assert dataset.notes == (
+        "2 files that are no images are left out",
+        "The 3 images of the split validation are left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "named"),
+    [
+        ({"": 4}, ["is in no class folder, 0.png"]),
+        ({"train/cat": 4, "test/cat": 4, "train": 1}, ["is in no class folder, train/0.png"]),
+        ({"train/cat": 4, "test/cat": 4, "": 1}, ["splits test, train", "the image 0.png"]),
+        ({"train/cat": 4, "test/cat": 4, "extra/cat": 1}, ["splits test, train", "beside them extra"]),
+        ({"train/cat": 4, "test": 4}, ["splits train", "beside them test"]),
+        ({"train/cat": 4, "Training/cat": 4}, ["several folders of the train split: Training, train"]),
+        ({"train": 4, "test": 4}, ["folders test, train", "nothing in them says the class"]),
+        ({"train/pets/cat": 4, "train/pets/dog": 4}, ["class folder train/pets", "train/pets/cat, train/pets/dog"]),
+        ({"train/cat": 4, "test/dog": 4}, ["4 test images of classes without training images (dog)"]),
+    ],
+)
+def test_a_layout_that_is_not_clear_is_refused_with_what_is_there(tmp_path, numbers, named):
+    write_images(tmp_path, numbers)
+    with config_error(*named):
+        held_by_clients(DataSpec(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["train.zip", "test.zip"], [".zip", "unpack the archives"]),
+        (["train/cat/0.heic"], [".heic", ".png"]),
+        (["train.csv"], ["neither parquet files nor images", ".csv"]),
+    ],
+)
+def test_a_folder_of_other_files_is_refused_with_their_kinds(tmp_path, files, named):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"PK")
+    with config_error(*named):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+def test_parquet_files_and_images_are_not_mixed(tmp_path):
+    write_folder(tmp_path)
+    write_images(tmp_path, {"train/cat": 1})
+    with config_error("test.parquet", "train/cat/0.png", "only one kind"):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+# Metadata files
+
+
+def write_metadata(folder, rows, name="metadata.csv"):
+    """Write a metadata file from rows like {"file_name": …, "kind": …}."""
+    if name.endswith(".csv"):
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+        (folder / name).write_text("\n".join(lines), encoding="utf-8")
+    elif name.endswith(".jsonl"):
+        (folder / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    else:
+        Dataset.from_list(rows).to_parquet(folder / name)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+def test_metadata_say_the_class_of_each_image(tmp_path, name):
+    written = write_images(tmp_path, {"Train": 6, "Test": 4})
+    for split in ("Train", "Test"):
+        rows = [{"file_name": f"{i}.png", "kind": ("dog", "cat")[i % 2]} for i in range(len(written[split]))]
+        write_metadata(tmp_path / split, rows, name)
+    held = held_by_clients(DataSpec(str(tmp_path)))
+    assert held["train"] == Counter((("dog", "cat")[i % 2], pixels) for i, pixels in enumerate(written["Train"]))
+    assert held["test"] == Counter((("dog", "cat")[i % 2], pixels) for i, pixels in enumerate(written["Test"]))
+
+
+def test_one_metadata_file_may_list_the_images_of_all_splits(tmp_path):
+    written = write_images(tmp_path, {"train": 6, "test": 4})
+    rows = [
+        {"file_name": f"{split}/{i}.png", "kind": ("dog", "cat")[i % 2], "owner": i // 3}
+        for split in written
+        for i in range(len(written[split]))
+    ]
+    write_metadata(tmp_path, rows)
+    dataset = open_dataset(DataSpec(str(tmp_path), "image", "kind", "owner"))
+    assert {split: len(dataset.labels[split]) for split in SPLITS} == {"train": 6, "test": 4}
+    assert dataset.owners["train"].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_images_that_no_metadata_list_are_left_out_and_counted(tmp_path):
+    write_images(tmp_path, {"train": 6, "test": 4})
+    for split, number in (("train", 4), ("test", 4)):
+        write_metadata(tmp_path / split, [{"file_name": f"{i}.png", "kind": i % 2} for i in range(number)])
+    dataset = open_dataset(DataSpec(str(tmp_path)))
+    assert len(dataset.labels["train"]) == 4
+    assert dataset.notes == ("2 images that no metadata file lists are left out",)
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([{"file_name": "9.png", "kind": 0}], ["metadata.csv", "missing or no images", "9.png"]),
+        ([{"file_name": "0.png", "kind": 0}] * 2, ["twice", "0.png"]),
+        ([{"image": "0.png", "kind": 0}], ["metadata.csv without a column file_name", "image, kind"]),
+    ],
+)
+def test_metadata_that_do_not_fit_are_refused(tmp_path, rows, named):
+    write_images(tmp_path, {"train": 4, "test": 4})
+    for split in SPLITS:
+        write_metadata(tmp_path / split, rows)
+    with config_error(*named):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+# Parquet files and saved datasets
+
+
+def write_parquet(path, labels, feature=None, image=None):
+    """Write random images with these labels into a parquet file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = Features({"image": image or Image(), "label": feature or ClassLabel(names=["cat", "dog"])})
+    images = list(RNG.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8))
+    rows = Dataset.from_dict({"image": images, "label": labels}, features=features)
+    pyarrow.parquet.write_table(rows.data.table, path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (["train-00000-of-00002", "train-00001-of-00002"], ["test-00000-of-00001"]),
+        (["default/train/0000", "default/train/0001"], ["default/test/0000"]),
+        (["data/Training_1", "data/Training_2"], ["data/my-eval"]),
+        (["bullet_train"], ["bullet_test"]),
+    ],
+)
+def test_the_names_of_parquet_files_or_of_their_folders_say_the_split(tmp_path, train, test):
+    folder = tmp_path / "latest [1] train"  # not what is above the dataset
+    for name in train:
+        write_parquet(folder / f"{name}.parquet", [0, 1, 1])
+    for name in test:
+        write_parquet(folder / f"{name}.parquet", [1, 0])
+    dataset = open_dataset(DataSpec(str(folder)))
+    assert dataset.labels["train"].tolist() == [0, 1, 1] * len(train)
+    assert dataset.labels["test"].tolist() == [1, 0]
+
+
+def test_parquet_files_without_a_split_among_others_are_refused(tmp_path):
+    for name in ("harbour", "bullet_train"):
+        write_parquet(tmp_path / f"{name}.parquet", [0, 1])
+    with config_error("to which split they belong: harbour.parquet"):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+def test_parquet_files_without_splits_are_all_for_training(tmp_path):
+    for name in ("harbour", "airport"):
+        write_parquet(tmp_path / f"{name}.parquet", [0, 1] * 5)
+    dataset = open_dataset(DataSpec(str(tmp_path), test_fraction=0.2))
+    assert {split: len(dataset.labels[split]) for split in SPLITS} == {"train": 16, "test": 4}
+
+
+def test_parquet_files_of_a_split_must_have_the_same_columns(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", [0, 1])
+    write_folder(tmp_path / "other")
+    (tmp_path / "other" / "train.parquet").rename(tmp_path / "train-1.parquet")
+    (tmp_path / "other" / "test.parquet").rename(tmp_path / "test.parquet")
+    with config_error("train-0.parquet has image, label", "train-1.parquet has kind, picture"):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+def test_the_bytes_of_image_files_are_images(tmp_path):
+    written = write_images(tmp_path / "png", {"cat": 4})["cat"]
+    cells = [(tmp_path / "png" / "cat" / f"{i}.png").read_bytes() for i in range(4)]
+    folder = tmp_path / "bytes"
+    folder.mkdir()
+    for split in SPLITS:
+        features = Features({"image": Value("binary"), "label": Value("int64")})
+        Dataset.from_dict({"image": cells, "label": [0, 1] * 2}, features=features).to_parquet(
+            folder / f"{split}.parquet"
+        )
+    dataset = open_dataset(DataSpec(str(folder)))
+    assert [image.tobytes() for image in dataset.images["train"]] == written
+
+
+def test_an_empty_split_is_named(tmp_path):
+    write_parquet(tmp_path / "parquet" / "train.parquet", [0, 1])
+    write_parquet(tmp_path / "parquet" / "test.parquet", [])
+    write_images(tmp_path / "images", {"train/cat": 2, "test": 0})
+    for name in ("parquet", "images"):
+        with config_error("no images in its test split", "test-fraction"):
+            open_dataset(DataSpec(str(tmp_path / name)))
+
+
+def test_a_saved_dataset_is_read(tmp_path):
+    write_folder(tmp_path / "pets")
+    splits = {split: Dataset.from_parquet(str(tmp_path / "pets" / f"{split}.parquet")) for split in SPLITS}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    saved, parquet = (open_dataset(DataSpec(str(tmp_path / name))) for name in ("saved", "pets"))
+    assert np.array_equal(saved.images["train"], parquet.images["train"])
+    assert saved.class_names == parquet.class_names
+
+
+def test_a_link_to_a_folder_is_followed_once(tmp_path):
+    write_images(tmp_path / "real", {f"{split}/cat": 3 for split in SPLITS})
+    (tmp_path / "linked").mkdir()
+    for split in SPLITS:
+        (tmp_path / "linked" / split).symlink_to(tmp_path / "real" / split)
+    (tmp_path / "real" / "train" / "cat" / "loop").symlink_to(tmp_path / "real" / "train")
+    assert len(open_dataset(DataSpec(str(tmp_path / "linked"))).labels["train"]) == 3
+
+
+def test_any_other_error_of_reading_is_not_hidden(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [0, 1])
+    write_parquet(tmp_path / "test.parquet", [0, 1], feature=Value("float64"))
+    with pytest.raises(ConfigError, match="class labels, texts or integers"):
+        open_dataset(DataSpec(str(tmp_path)))
