@@ -83,6 +83,7 @@ def partition(
 ) -> None:
     """Show and draw how a dataset is divided among the clients."""
     import pandas as pd
+    from matplotlib.backend_bases import FigureCanvasBase
 
     from fedbabu.config import RunConfig, default_run_config, parse_overrides
     from fedbabu.data.partitions.partition import all_class_counts, open_simulated_data, partition_name, partition_title
@@ -109,7 +110,8 @@ def partition(
     print(f"{train.sum()} of {num_train} training images and {test.sum()} of {num_test} test images")
     name = f"{Path(dataset.name).name}-{partition_name(config.partition_spec)}.png"
     path = (output or results_folder(config) / "partitions" / name).absolute()
-    path = path / name if path.is_dir() else path if path.suffix else path.with_suffix(".png")
+    path = path / name if path.is_dir() else path
+    path = path if path.suffix[1:].lower() in FigureCanvasBase.filetypes else path.with_name(f"{path.name}.png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_figure(clients_and_classes(counts, title, dataset), path)

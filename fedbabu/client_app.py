@@ -98,4 +98,4 @@ def _client_store(node: Node, task: Task) -> ClientStore:
 
 def _failure_reason(error: Exception) -> str:
     """Why a client failed, for the server."""
-    return NOT_FINITE if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {error}"
+    return f"{NOT_FINITE}{error}" if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The errors whose message is one sentence for the user; they are shown without a traceback."""
+"""The errors whose message is one sentence for the user, shown without a traceback, and words for such sentences."""
 
 from collections.abc import Mapping
 from textwrap import shorten
@@ -14,8 +14,17 @@ class RunError(RuntimeError):
     """A run that cannot continue; the message says why, and what to do about it."""
 
 
-class DivergedError(RunError):
-    """Training diverged, so it would not help to continue."""
+class NotResumableError(RunError):
+    """A run that cannot continue, and that would stop in the same way again if it were resumed."""
+
+
+class DivergedError(NotResumableError):
+    """Training diverged."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 client", "2 clients"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def format_failures(failures: Mapping[int, str], max_shown: int = 120) -> str:
@@ -27,7 +36,7 @@ def format_failures(failures: Mapping[int, str], max_shown: int = 120) -> str:
     for client, reason in sorted(failures.items()):
         clients_by_reason.setdefault(reason, []).append(str(client))
     return ", ".join(
-        f"client{'s' * (len(clients) > 1)} {', '.join(clients[:MAX_CLIENTS_SHOWN])}"
+        f"client{'s' if len(clients) > 1 else ''} {', '.join(clients[:MAX_CLIENTS_SHOWN])}"
         f"{f' and {len(clients) - MAX_CLIENTS_SHOWN} more' if len(clients) > MAX_CLIENTS_SHOWN else ''}"
         f" ({shorten(reason, max_shown)})"
         for reason, clients in clients_by_reason.items()

@@ -13,8 +13,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedbabu.algorithms import TrainedOn
-from fedbabu.config import RunConfig
-from fedbabu.errors import ConfigError, DivergedError, RunError
+from fedbabu.config import RunConfig, check_keys_are_read
+from fedbabu.errors import ConfigError, NotResumableError, RunError, counted
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.discovery import discover
 from fedbabu.reproduction.paper import accuracy_by_finetune_epoch, find_cells
@@ -43,11 +43,14 @@ def main(grid: Grid, context: Context) -> None:
             config = resumed_config(given_config, run.config)
         else:
             config = given_config
+            check_keys_are_read(config)
             check_writable(results_folder(config), f"results-dir = '{config.results_dir}'")
         check_logger(config.logger)
 
         # The clients, and the nodes that can serve them.
-        looking_for = f"{config.num_clients} clients and their data, '{config.dataset}' (decoded once per machine)"
+        looking_for = (
+            f"{counted(config.num_clients, 'client')} and their data, '{config.dataset}' (decoded once per machine)"
+        )
         print(f"Looking for {looking_for} …", flush=True)
         federation = discover(grid, config)
         _check_data_on_server(config, federation)
@@ -102,6 +105,7 @@ def main(grid: Grid, context: Context) -> None:
 
             save_plots(run, accuracy_by_finetune_epoch)
             run.write_summary()
+            Checkpoints(run.path).clean_up(strategy.final_client_states)
         print(final_report(run), flush=True)
 
 
@@ -129,7 +133,7 @@ def _resumable_if_it_stops(strategy: SharedPartFedAvg) -> Iterator[None]:
     except Exception as error:
         with suppress(OSError):
             strategy.save_checkpoint()
-        if not isinstance(error, DivergedError):
+        if not isinstance(error, NotResumableError):
             overrides = f"resume='{strategy.run.path}'{runtime_overrides(strategy.config)}"
             print(f'The run stopped. To resume it: flwr run . --stream --run-config "{overrides}"', flush=True)
         raise

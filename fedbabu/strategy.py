@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedbabu.algorithms import Evaluation as EvaluationRule
 from fedbabu.config import RunConfig
-from fedbabu.errors import DivergedError, RunError, format_failures
+from fedbabu.errors import DivergedError, NotResumableError, RunError, counted, format_failures
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.evaluation import Evaluation, collect_evaluation
 from fedbabu.federation.messages import NOT_FINITE, Task, TrainReply
@@ -170,6 +170,11 @@ class SharedPartFedAvg(FedAvg):
         for server_round in sorted(self._checkpointed)[:-CHECKPOINTS_KEPT]:
             del self._checkpointed[server_round]
 
+    @property
+    def final_client_states(self) -> list[Mapping[int, int]]:
+        """The client states of the last round and of the best one: for each client, the round in which it was saved."""
+        return [self.client_state_rounds, *([self.best.client_state_rounds] if self.best else [])]
+
     def sample_clients(self, server_round: int, attempt: int = 1, failed: Collection[int] = ()) -> list[int]:
         """Sample the clients of a round without replacement (Algorithm 1, line 4).
 
@@ -216,8 +221,8 @@ class SharedPartFedAvg(FedAvg):
         failed = self.messenger.failed
         results = {client: result for node in nodes for client, result in node.results.items()}
         record.failed = {c: reason for c, reason in record.failed.items() if c not in record.clients} | failed
-        if set(failed.values()) == {NOT_FINITE} and len(failed) > 1 and not results:
-            raise self._diverged(f"the loss of all {len(failed)} clients")
+        if _all_diverged(failed) and len(failed) > 1 and not results:
+            raise self._diverged(f"the loss of all {len(failed)} clients", failed)
         enough = len(results) >= config.min_fit_clients or not config.clients_per_round
         if not enough and config.algorithm_spec.communicates:
             return None, None
@@ -326,13 +331,22 @@ class SharedPartFedAvg(FedAvg):
 
     def _collect(self, replies: Iterable[Message], personalize: bool) -> Evaluation:
         """What every client measured, from the nodes' replies; raises a RunError if no client could be evaluated."""
-        untrained = self.federation.clients.keys() - set(self._clients_with_model())
+        records = [*self.history, self.record]
+        reason_of = {client: reason for record in records for client, reason in record.failed.items()}
+        untrained = {
+            client: f"it never trained: {reason_of[client]}" if client in reason_of else "it never trained"
+            for client in self.federation.clients.keys() - set(self._clients_with_model())
+        }
         evaluation = collect_evaluation(self.messenger, replies, self.config, self.global_model, personalize, untrained)
         if evaluation.results:
             return evaluation
         failed = self.messenger.failed
-        if set(failed.values()) == {NOT_FINITE}:
+        if _all_diverged(failed):
             raise self._diverged(f"the loss of all {len(failed)} clients in their evaluation")
+        if len(untrained) == len(self.federation.clients):  # all rounds are over, so that a resume would not help
+            if _all_diverged(reason_of):
+                raise self._diverged(f"the loss of all {len(untrained)} clients", reason_of)
+            raise NotResumableError(f"No client trained successfully: {format_failures(reason_of, MAX_REASON_LENGTH)}.")
         reasons = format_failures(evaluation.missing, MAX_REASON_LENGTH)
         raise RunError(f"No client could be evaluated after round {self.record.round}: {reasons}.")
 
@@ -340,12 +354,12 @@ class SharedPartFedAvg(FedAvg):
         """Count an attempt to train the round, after a pause if nodes had disconnected; too many raise a RunError."""
         config, record = self.config, self.record
         if record.attempts > config.max_round_retries:
-            if set(record.failed.values()) == {NOT_FINITE}:
+            if _all_diverged(record.failed):
                 raise self._diverged("the loss of every client that was tried")
+            needed = counted(config.min_fit_clients, "client")
             raise RunError(
-                f"Round {record.round} was tried {record.attempts} times, but never had min-fit-clients = "
-                f"{config.min_fit_clients} clients that trained successfully: "
-                f"{format_failures(record.failed, MAX_REASON_LENGTH)}."
+                f"Round {record.round} was tried {counted(record.attempts, 'time')}, but never had {needed} "
+                f"(min-fit-clients) that trained successfully: {format_failures(record.failed, MAX_REASON_LENGTH)}."
             )
         if NOT_CONNECTED in record.failed.values():
             sleep(RECONNECT_SECONDS)
@@ -411,9 +425,22 @@ class SharedPartFedAvg(FedAvg):
             return 0
         return (1 + self.config.total_local_epochs) * len(self.config.training_rounds(server_round))
 
-    def _diverged(self, diverged_loss: str) -> DivergedError:
-        """The error that ends a run whose training diverged."""
-        return DivergedError(
-            f"Training diverged in round {self.record.round}, at learning rate {self.record.learning_rate:g}: "
-            f"{diverged_loss} is not finite. Start a new run with a learning-rate below {self.config.learning_rate:g}."
-        )
+    def _diverged(self, diverged_loss: str, failed: Mapping[int, str] | None = None) -> DivergedError:
+        """The error that ends a run whose training diverged, with the keys that may be why.
+
+        The reasons with which clients failed say where they were in their training, if they train several rounds.
+        """
+        config, record = self.config, self.record
+        places = [reason.removeprefix(NOT_FINITE) for reason in (failed or {}).values()]
+        where = next(filter(None, places), f" in round {record.round}, at learning rate {record.learning_rate:g}")
+        changed = config.changed_training_keys
+        remedy = f"a learning-rate below {config.learning_rate:g}"
+        if changed:
+            others = ", ".join(f"{key} = {given!r} (default {default!r})" for key, (given, default) in changed.items())
+            remedy += f", or first with the default of what was changed: {others}"
+        return DivergedError(f"Training diverged{where}: {diverged_loss} is not finite. Start a new run with {remedy}.")
+
+
+def _all_diverged(failed: Mapping[int, str]) -> bool:
+    """Whether clients failed, all of them because their loss was not finite."""
+    return bool(failed) and all(reason.startswith(NOT_FINITE) for reason in failed.values())

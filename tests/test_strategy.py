@@ -8,7 +8,7 @@ from support.faults import fail_clients, make_clients_diverge, num_train_example
 from support.in_process import essence, run_server
 
 from fedbabu.config import RunConfig
-from fedbabu.errors import DivergedError, RunError
+from fedbabu.errors import DivergedError, NotResumableError, RunError
 from fedbabu.federation.clients import ClientInfo, Federation
 from fedbabu.models import build_model
 from fedbabu.runs.checkpoints import Checkpoint
@@ -96,7 +96,7 @@ def test_a_run_stops_after_its_retries_and_can_be_resumed(config, monkeypatch, c
     undisturbed, _ = run_server(config | {"results-dir": config["results-dir"] + "-without-faults"})
     with monkeypatch.context() as patch:
         fail_clients(patch, set(ALL_CLIENTS) - {0, 1}, RuntimeError("broken"), ["train_client"], training_rounds=[3])
-        with pytest.raises(RunError, match=r"Round 3 was tried 3 times.* min-fit-clients = 3"):
+        with pytest.raises(RunError, match=r"Round 3 was tried 3 times, but never had 3 clients \(min-fit-clients\)"):
             run_server(config)
     (folder,) = Path(config["results-dir"]).iterdir()
     assert sorted(path.stem for path in folder.glob("checkpoints/*")) == ["round-0", "round-2"]
@@ -123,6 +123,34 @@ def test_a_run_of_which_every_client_diverges_stops(config, monkeypatch):
 def test_a_run_that_diverges_names_the_learning_rate_and_is_not_to_be_resumed(config, capsys):
     with pytest.raises(DivergedError, match=r"round 1, at learning rate 1e\+20: the loss of all 4 clients"):
         run_server(config | {"learning-rate": 1e20, "algorithm": "fedavg"})
+    assert "To resume it" not in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_names_other_keys_that_were_changed(config):
+    keys = {"algorithm": "fedprox", "proximal-mu": 1e30, "batch-size": 2}
+    with pytest.raises(
+        DivergedError, match=r"learning-rate below 0.1, or .* changed: .*proximal-mu = 1e\+30 \(default 0.01\)"
+    ):
+        run_server(config | keys)
+
+
+LOCAL_ONLY = {"algorithm": "local-only", "learning-rate": 1e20, "num-local-epochs": 1}
+
+
+def test_local_only_that_diverges_says_in_which_of_its_rounds(config, capsys):
+    with pytest.raises(
+        DivergedError, match=r"in training round 1 of 3, at learning rate 1e\+20: the loss of all 8 clients"
+    ):
+        run_server(config | LOCAL_ONLY)
+    assert "To resume it" not in capsys.readouterr().out
+
+
+def test_local_only_without_a_trained_client_says_why_and_offers_no_resume(config, capsys, monkeypatch):
+    fail_clients(monkeypatch, ALL_CLIENTS, RuntimeError("no room"))
+    with pytest.raises(
+        NotResumableError, match=r"No client trained successfully: clients 0, .* \(RuntimeError: no room\)"
+    ):
+        run_server(config | LOCAL_ONLY | {"learning-rate": 0.1})
     assert "To resume it" not in capsys.readouterr().out
 
 

@@ -9,9 +9,10 @@ from fedbabu.config.defaults import (
     toml_value,
 )
 from fedbabu.config.protocols import PROTOCOLS, TEMPLATES, Measurement, under_protocol, with_protocol
-from fedbabu.config.run_config import RunConfig
+from fedbabu.config.run_config import SPECIAL_KEYS, RunConfig, check_keys_are_read
 
 __all__ = [
-    "PAPER_PROTOCOL", "PROTOCOLS", "RUNTIME_KEYS", "TEMPLATES", "Measurement", "RunConfig", "default_run_config",
-    "key_meanings", "parse_overrides", "toml_value", "under_protocol", "with_protocol",
+    "PAPER_PROTOCOL", "PROTOCOLS", "RUNTIME_KEYS", "SPECIAL_KEYS", "TEMPLATES", "Measurement", "RunConfig",
+    "check_keys_are_read", "default_run_config", "key_meanings", "parse_overrides", "toml_value", "under_protocol",
+    "with_protocol",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ RETIRED_KEYS = ("cuda-graph",)
 # Keys that an earlier version did not have, with the values that say what it did; a recorded config may lack them.
 ADDED_KEYS: dict[str, Any] = {
     "protocol": "text", "partition-seed": -1, "head-blocks": 0, "weight-decay": 0.0, **PROTOCOLS["text"],
-    "crop-padding": -1, "horizontal-flip": "",
+    "crop-padding": -1, "horizontal-flip": "", "min-examples-per-owner": 2,
 }  # fmt: skip
 
 # The values that the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").

@@ -106,6 +106,7 @@ class RunConfigKeys(BaseModel):
     shards_per_client: PositiveInt
     num_classes_per_client: PositiveInt
     dirichlet_beta: PositiveFloat
+    min_examples_per_owner: Annotated[int, Field(ge=2)]
     iid_test_set: bool
     partition_seed: Annotated[int, Field(ge=-1, le=2**63 - 1)]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from fedbabu.algorithms import Algorithm, Evaluation, Part, Phase, find_algorithm
-from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS
+from fedbabu.algorithms import ALGORITHMS, Algorithm, Evaluation, Part, Phase, find_algorithm
+from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS, default_run_config
 from fedbabu.config.keys import RunConfigKeys
 from fedbabu.config.protocols import with_protocol
 from fedbabu.config.wording import error_sentence
@@ -15,6 +15,9 @@ from fedbabu.data.partitions import PartitionSpec
 from fedbabu.data.source import DataSpec
 from fedbabu.errors import ConfigError
 
+KEYS_OF_MOVING_HEADS = frozenset(("head-learning-rate-factor",))  # that matter where local training moves the head
+# The keys that only some algorithms read.
+SPECIAL_KEYS = KEYS_OF_MOVING_HEADS.union(*(algorithm.coefficients for algorithm in ALGORITHMS.values()))
 PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
 
 
@@ -100,6 +103,7 @@ class RunConfig(RunConfigKeys):
             num_classes_per_client=self.num_classes_per_client,
             dirichlet_beta=self.dirichlet_beta,
             client_column=self.client_column,
+            min_examples_per_owner=self.min_examples_per_owner,
             iid_test_set=self.iid_test_set,
         )
 
@@ -146,6 +150,22 @@ class RunConfig(RunConfigKeys):
         # Rounded before the floor: 0.29 · 100 is 28.999999999999996 in floating point.
         return max(int(round(self.fraction_train * self.num_clients, 9)), 1)
 
+    @property
+    def changed_training_keys(self) -> dict[str, tuple[Any, Any]]:
+        """The keys of local training, besides the learning rate, that are not the default: their value and default."""
+        values, defaults = self.to_flower(), default_run_config()
+        keys = ("momentum", "weight-decay", "batch-size", *KEYS_OF_MOVING_HEADS, *self._declared.coefficients)
+        return {key: (values[key], defaults[key]) for key in keys if values[key] != defaults[key]}
+
+    @property
+    def unread_keys(self) -> dict[str, Any]:
+        """The keys of single algorithms that are not the default although this algorithm does not read them."""
+        values, defaults, algorithm = self.to_flower(), default_run_config(), self._declared
+        read = set(algorithm.coefficients)
+        if any(Part.HEAD in phase.part for phase in (*algorithm.trains, *algorithm.trains_personal)):
+            read |= KEYS_OF_MOVING_HEADS
+        return {key: values[key] for key in values if key in SPECIAL_KEYS - read and values[key] != defaults[key]}
+
     def aggregation_weight(self, num_examples: int) -> int:
         """The weight in the mean over clients of one with this number of training examples."""
         return num_examples if self.aggregation_weights == "examples" else 1
@@ -159,6 +179,15 @@ class RunConfig(RunConfigKeys):
     def total_finetune_epochs(self) -> int:
         """Number of epochs that one client is fine-tuned in the final evaluation, all phases together."""
         return sum(phase.num_epochs(self.num_finetune_epochs) for phase in self.algorithm_spec.personalizes)
+
+
+def check_keys_are_read(config: RunConfig) -> None:
+    """Raise a ConfigError if a key was given that this algorithm does not read: it would change nothing."""
+    for key, value in config.unread_keys.items():
+        raise ConfigError(
+            f"{key} = {value!r} was given, but algorithm = '{config.algorithm}' does not read it: leave it out, or "
+            "choose an algorithm that does."
+        )
 
 
 def check_combination(config: RunConfig) -> None:

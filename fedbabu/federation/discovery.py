@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions.partition import too_small_client
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.class_names import agree_on_class_names, renumbered
 from fedbabu.federation.clients import ClientInfo, Federation
 from fedbabu.federation.messages import NodeInfo
@@ -39,7 +39,7 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
             return _federation(infos)
         if monotonic() - last_news > NODE_WAIT_SECONDS:
             reasons = "".join(f" Node {node} {reason}." for node, reason in failures.items())
-            nodes = f"{len(infos)} connected SuperNodes"
+            nodes = counted(len(infos), "connected SuperNode")
             problem = f"there are only {nodes} of a larger simulation"
             if missing := set(range(config.num_clients)) - clients:
                 problem = f"{num_missing} of them (client {min(missing)} for one) are on none of the {nodes}"

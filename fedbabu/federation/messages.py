@@ -22,7 +22,7 @@ from fedbabu.training.client import TrainedClient
 from fedbabu.training.evaluation import TRAVELS, ClientResult, Finite, PercentOrNaN
 
 MAX_CLASSES = 1_000_000
-NOT_FINITE = "loss not finite"  # the reason with which a client fails whose training diverged
+NOT_FINITE = "loss not finite"  # begins the reason with which a client fails whose training diverged
 
 
 class Content(BaseModel):

@@ -56,16 +56,16 @@ class NodeMessenger:
         """Send the messages of a task and collect the replies.
 
         The clients of a node that fails are sent to another node, or again to the only one. The clients of a node that
-        does not answer in time are given up: it may take client_timeout seconds per client, and some more, or any time
-        if client_timeout is 0.
+        does not answer in time are given up: it may take client_timeout seconds per client and training round, and some
+        more, or any time if client_timeout is 0.
         """
         replies: list[Message] = []
         failing_nodes: set[int] = set()
         waiting = list(messages)
         for resend in range(1 + RESENDS):
             tasks = [Task.from_content(message.content) for message in waiting]
-            most_clients = max((len(task.clients) for task in tasks), default=0)
-            limit = client_timeout * most_clients + EXTRA_SECONDS if client_timeout else float("inf")
+            most_work = max((len(task.clients) * max(len(task.training_rounds), 1) for task in tasks), default=0)
+            limit = client_timeout * most_work + EXTRA_SECONDS if client_timeout else float("inf")
             self.bytes_sent += sum(_num_bytes(message.content) for message in waiting)
             answers = {
                 reply.metadata.reply_to_message_id: reply

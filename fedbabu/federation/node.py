@@ -17,8 +17,9 @@ from fedbabu.config import RunConfig
 from fedbabu.data.classes import ClassNames
 from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.known import KNOWN_DATASETS
+from fedbabu.data.partitions import PARTITIONS, usable_owners
 from fedbabu.data.partitions.partition import Partition, open_simulated_data, whole_dataset
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.models import ImageShape, SplitNetwork, build_model
@@ -80,6 +81,13 @@ class Node:
             for client in self.clients
         }
         notes = self.dataset.notes
+        spec = self.config.partition_spec
+        if (
+            PARTITIONS[spec.scheme].by_owner
+            and not self.local_data
+            and (left_out := usable_owners(spec, self.dataset)[1])
+        ):
+            notes += (f"{counted(left_out, 'owner')} with too few images left out (min-examples-per-owner)",)
         if self.dataset.name not in KNOWN_DATASETS:  # theirs is documented, and that of others is a guess
             notes += (f"Augmentation: {self.dataset.augmentation}",)
         return NodeInfo(

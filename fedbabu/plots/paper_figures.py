@@ -149,9 +149,13 @@ def representations(runs: Sequence[RunFolder], classes: Sequence[str] = (), num_
                 axes.scatter(*places[in_group].T, s=14, linewidths=0, alpha=0.8, rasterized=True, label=group, **look)
             axes.set(xticks=[], yticks=[], xlabel="t-SNE, without units")
             axes.set_title(f"{label}, {len(chosen)} {'training' if split == 'train' else split} images", fontsize=10)
-    entries = figure.axes[0].get_legend_handles_labels()
-    columns = -(-len(entries[1]) // (MAX_CLASSES * len(runs)))
-    figure.legend(*entries, loc="outside right center", frameon=False, fontsize=8, markerscale=1.5, ncols=columns)
+    handles, groups = figure.axes[0].get_legend_handles_labels()
+    groups, fonts = style.readable_names(groups)
+    columns = -(-len(groups) // (MAX_CLASSES * len(runs)))
+    figure.legend(
+        handles, groups, loc="outside right center", frameon=False, prop={"family": fonts, "size": 8}, markerscale=1.5,
+        ncols=columns,
+    )  # fmt: skip
     return figure
 
 
@@ -193,5 +197,6 @@ def clients_and_classes(counts: Mapping[str, npt.NDArray[np.int64]], title: str,
         for panel in figure.axes[:2]:
             panel.hlines(first[1:] - 0.5, -0.5, num_clients - 0.5, color="black", linewidth=0.3)
     elif dataset.class_names and num_classes <= MAX_CLASS_NAMES:
-        axes.set_yticks(range(num_classes), list(map(str, dataset.class_names)), fontsize=8)
+        class_names, fonts = style.readable_names(dataset.class_names)
+        axes.set_yticks(range(num_classes), class_names, fontsize=8, fontfamily=fonts)
     return figure

@@ -1,10 +1,12 @@
 """How figures look: the setting in the title, and lines that remain distinguishable without colours."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -16,6 +18,7 @@ from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.settings import COMPARED_KEYS, declared_algorithm, partition_keys, setting_of
 
 SCREEN_DPI, PRINT_DPI = 120, 200
+DEFAULT_FONT = "DejaVu Sans"  # which Matplotlib brings
 MANY = 4  # runs: from this number on, there is no room for a legend among their lines
 
 # The run-config keys that every title names, by the paper's symbols.
@@ -41,6 +44,32 @@ def save_figure(figure: Figure, path: Path) -> None:
     content = BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=PRINT_DPI)
     write_whole(path, content.getvalue())
+
+
+def readable_names(names: Sequence[object]) -> tuple[list[str], list[str]]:
+    """Names for a figure, and the fonts that have their characters.
+
+    If no installed font has all of them, the names are numbers instead, and what they stand for is printed.
+    """
+    texts, fonts = list(map(str, names)), [DEFAULT_FONT]
+    missing = {ord(letter) for letter in "".join(texts)} - _characters(font_manager.findfont(DEFAULT_FONT))
+    for entry in font_manager.fontManager.ttflist if missing else ():
+        if found := missing & _characters(entry.fname):
+            fonts.append(entry.name)
+            missing -= found
+    if missing:
+        numbered = ", ".join(f"{number} = {text}" for number, text in enumerate(texts))
+        print(
+            f"No installed font has the characters of these names, so that figures have numbers: {numbered}", flush=True
+        )
+        return list(map(str, range(len(texts)))), fonts[:1]
+    return texts, fonts
+
+
+@cache
+def _characters(font: str) -> frozenset[int]:
+    """The code points of the characters that the file of a font has."""
+    return frozenset(font_manager.get_font(font).get_charmap())
 
 
 def panels(runs: Sequence[RunFolder], number: int = 1, varied_key: str = "") -> tuple[Figure, list[Axes]]:

@@ -113,6 +113,8 @@ def compare_with_paper(experiment: Experiment) -> list[ComparedCell]:
                 for column, runs in columns.items()
             }
             runs = [run for number in ours.values() for run in number.runs]
+            if not cell.metric and not runs and any(columns.values()):
+                continue  # the algorithm has no such accuracy: local-only no initial one, for example
             printed = cell.printed if table and all(is_dataset_of(table, run.dataset) for run in runs) else None
             compared.append(
                 ComparedCell(

@@ -1,5 +1,6 @@
 """How Hydra composes a sweep from conf/, from what the package knows by name, and from a user's overrides."""
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
@@ -79,13 +80,24 @@ def combinations(overrides: Sequence[str]) -> tuple[list[list[str]], set[str]]:
         try:
             (override,) = OverridesParser.create().parse_overrides([text])
             values = override.sweep_string_iterator() if override.is_sweep_override() else []
-            choices.append([f"{override.get_key_element()}={value}" for value in values] or [text])
+            key = override.get_key_element()
+            given = [f"{key}={value}" for value in values] or [text]
+            choices.append([_with_a_path_as_dataset(each) for each in given] if key == "dataset" else given)
         except (HydraException, ValueError) as error:
             raise ConfigError(f"'{text}' is not an override like cells.s=2 or \"results-dir='/a b'\".") from error
         keys.add(override.key_or_group)
         if override.key_or_group in GROUPS and isinstance(override.value(), dict):
             raise ConfigError(f"'{text}' gives several keys: give each of them alone, like run.momentum=0.5.")
     return [list(chosen) for chosen in product(*choices)], keys
+
+
+def _with_a_path_as_dataset(override: str) -> str:
+    """An override `dataset=…` of the group, or of the run-config key if it is the path of a folder or a Hub id."""
+    value = override.removeprefix("dataset=").strip("'\"")
+    if value in KNOWN_DATASETS:
+        return override
+    folder = Path(value).expanduser()
+    return f"run.dataset='{os.path.abspath(folder) if folder.is_dir() else value}'"
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:

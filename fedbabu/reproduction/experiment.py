@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import RunConfig
+from fedbabu.config import SPECIAL_KEYS, RunConfig, default_run_config
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.errors import ConfigError, RunError
 from fedbabu.reproduction.composition import SHORT_NAMES, combinations, compose
@@ -74,6 +74,11 @@ class Experiment:
         for cell in (cell for sweep in sweeps for cell in cells_of_sweep(sweep, given, varied)):
             if cell not in cells:  # several seeds have the same cells
                 cells.append(cell)
+        for key, value in ((key, sweep["run"][key]) for sweep in sweeps for key in sweep["run"]):
+            if f"run.{key}" in given and key in SPECIAL_KEYS and all(cell.config[key] != value for cell in cells):
+                raise ConfigError(
+                    f"run.{key} = {value!r} was given, but no algorithm of this sweep reads it: leave it out."
+                )
         not_in_name = ("experiment=", "results-dir=", "data.", "seeds=")
         changes = [override for override in overrides if not override.startswith(not_in_name)]
         table = tables()[first["table"]] if first["table"] else None
@@ -198,8 +203,8 @@ def _run_config(sweep: Mapping[str, Any], axes: Mapping[str, Any], given: Collec
         config["num-server-rounds"] = total // epochs
     algorithm = ALGORITHMS.get(config["algorithm"])
     start = {"initial-model": "its start"} if algorithm and algorithm.starts_from else {}
-    RunConfig.from_flower(config | start)
-    return config
+    unread = RunConfig.from_flower(config | start).unread_keys  # given for the cells of other algorithms
+    return config | {key: default_run_config()[key] for key in unread}
 
 
 def dataset_name(dataset: str, locations: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ A checkpoint is one safetensors file: the global model and, as JSON in the file'
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,13 @@ class ClientStore:
             # A slow node may save the state of a round from which the server has long gone on: later ones are in use.
             if saved_round < server_round and saved_round not in needed_rounds:
                 earlier.unlink(missing_ok=True)
+
+    def keep_only(self, state_rounds: Sequence[Mapping[int, int]]) -> None:
+        """Remove all states but those of the given rounds, each mapping from a client to a round."""
+        for folder in self.folder.glob("*/"):
+            for saved_round, file in _files_by_round(folder).items():
+                if all(rounds.get(int(folder.name)) != saved_round for rounds in state_rounds):
+                    file.unlink(missing_ok=True)
 
     def path(self, client: int, saved_round: int) -> Path:
         """The file of a client's state as it was saved in a round."""
@@ -119,6 +126,13 @@ class Checkpoints:
         for older in list(_files_by_round(self.folder).values())[CHECKPOINTS_KEPT:]:
             if older != path:
                 older.unlink(missing_ok=True)
+
+    def clean_up(self, results: Sequence[Mapping[int, int]]) -> None:
+        """After the run, remove all but the newest checkpoint and the client states that it or the results need."""
+        newest, *older = _files_by_round(self.folder).values()
+        for path in older:
+            path.unlink(missing_ok=True)
+        self.clients.keep_only([*results, *_read(newest).needed_client_states])
 
     def usable(self) -> list[Checkpoint]:
         """The undamaged checkpoints, newest first, after printing what is wrong with the others.

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from fedbabu.config import PROTOCOLS, Measurement, RunConfig
 from fedbabu.config.defaults import ADDED_KEYS
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import Federation
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
 from fedbabu.runs.files import json_lines, load_state, read_json_lines, save_state, write_whole
@@ -92,7 +92,10 @@ class RunFolder:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
         except Timeout as error:
-            raise ConfigError(f"Another process is running the run in {self.path}: wait until it ends.") from error
+            raise ConfigError(
+                f"Another process is running the run in {self.path}: wait until it ends, or find its run id with `flwr "
+                "list` and stop it with `flwr stop`."
+            ) from error
 
     @property
     def is_running(self) -> bool:
@@ -325,8 +328,17 @@ def all_runs(results_dir: str | Path) -> list[RunFolder]:
 
 
 def finished_runs(results_dir: str | Path) -> list[RunFolder]:
-    """The finished runs in a folder of run folders, oldest first."""
-    return [run for run in all_runs(results_dir) if run.finished]
+    """The finished runs in a folder of run folders, oldest first; what cannot be read is named and left out."""
+    runs = []
+    for run in all_runs(results_dir):
+        try:
+            if run.config["algorithm"] and run.dataset["name"] and run.finished and run.summary["accuracy"]:
+                runs.append(run)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            print(
+                f"{run.path} is left out, because it is not the folder of a run that can be read: {error}", flush=True
+            )
+    return runs
 
 
 def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
@@ -338,7 +350,7 @@ def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 def clients_in_words(number: int, total: int) -> str:
     """A number of clients, and the total if these are not all: "97 of 100 clients"."""
-    return f"{number} clients" if number == total else f"{number} of {total} clients"
+    return counted(number, "client") if number == total else f"{number} of {counted(total, 'client')}"
 
 
 def clients_checksum(federation: Federation) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from fedbabu.algorithms import AS_IN_THE_CODE
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions import PARTITIONS
-from fedbabu.errors import ConfigError, format_failures
+from fedbabu.errors import ConfigError, counted, format_failures
 from fedbabu.federation.clients import Federation
 from fedbabu.models import SplitNetwork
 from fedbabu.runs.checkpoints import Checkpoint
@@ -45,10 +45,10 @@ class Progress:
         (_, *given), (_, *taken) = federation.image_shape, model.image_shape
         enlarged = f", images enlarged from {given[0]}×{given[1]} to {taken[0]}×{taken[1]}" if given != taken else ""
         print(
-            f"{config.algorithm} on {federation.dataset}: {config.num_clients} clients ({clients}), "
+            f"{config.algorithm} on {federation.dataset}: {counted(config.num_clients, 'client')} ({clients}), "
             f"{self.cost.num_train} training and {self.cost.num_test} test images\n"
-            f"{config.model_name}: {parameters:,} parameters{enlarged}; {self._plan()} on {federation.num_nodes} "
-            f"SuperNodes ({', '.join(federation.devices)})\n"
+            f"{config.model_name}: {parameters:,} parameters{enlarged}; {self._plan()} on "
+            f"{counted(federation.num_nodes, 'SuperNode')} ({', '.join(federation.devices)})\n"
             f"{self._protocol()}{self._notes()}"
             f"Run folder: {path}",
             flush=True,
@@ -79,11 +79,11 @@ class Progress:
         """How many rounds and epochs the run consists of, in words."""
         config = self.config
         if not config.clients_per_round:
-            return f"{config.num_rounds} epochs on the server; fine-tuning"
+            return f"{counted(config.num_rounds, 'epoch')} on the server; fine-tuning"
         if not config.algorithm_spec.communicates:
-            return f"every client alone for {config.num_server_rounds * config.num_local_epochs} epochs"
-        rounds = "1 round" if config.num_rounds == 1 else f"{config.num_rounds} rounds"
-        return f"{rounds} of {config.clients_per_round} clients × {config.num_local_epochs} epochs"
+            return f"every client alone for {counted(config.num_server_rounds * config.num_local_epochs, 'epoch')}"
+        clients, epochs = counted(config.clients_per_round, "client"), counted(config.num_local_epochs, "epoch")
+        return f"{counted(config.num_rounds, 'round')} of {clients} × {epochs}"
 
     def round(self, record: RoundRecord) -> None:
         """Print the line of a round that is over."""

@@ -6,6 +6,7 @@ replaces the same part of the global model.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 import numpy as np
 import torch
@@ -102,7 +103,8 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
         TimeoutError: If training takes longer than client-timeout.
     """
     config, algorithm, model = client.config, client.config.algorithm_spec, client.model
-    deadline, examples = Deadline(config.client_timeout), client.examples("train")
+    deadline = Deadline(config.client_timeout, len(training_rounds))
+    examples = client.examples("train")
     starts_from_global = algorithm.trains_personal or algorithm.evaluation is Evaluation.BEFORE_AGGREGATION
     client.reset_model({} if starts_from_global else client_state)
     curve = None
@@ -147,6 +149,9 @@ def _train_rounds(
         losses += client.train_model(
             examples, phases, generator, config.num_local_epochs, learning_rate, after_epoch, velocities
         )
+        if len(training_rounds) > 1 and not isfinite(losses[-1]):  # the rounds that follow would be in vain
+            place = f"in training round {training_round} of {len(training_rounds)}, at learning rate {learning_rate:g}"
+            raise FloatingPointError(f" {place}")
     if best:
         client.model.load_state_dict(best.state)
     return sum(losses) / len(losses)

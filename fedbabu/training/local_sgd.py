@@ -192,20 +192,21 @@ def _allow_tf32(allowed: bool) -> None:
 
 
 def check_finite(*values: float | Tensor) -> None:
-    """Raise a FloatingPointError if a number, or an element of a tensor, is NaN or infinite: training diverged."""
+    """Raise a FloatingPointError without text if a number, or an element of a tensor, is not finite."""
     for value in values:
         if not torch.isfinite(torch.as_tensor(value)).all():
-            raise FloatingPointError("Training diverged.")
+            raise FloatingPointError
 
 
 class Deadline:
-    """The time by which a client must have finished: a number of seconds from now, or never if it is 0."""
+    """The time by which a client must have finished: so many seconds for each training round, or never if that is 0."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, num_rounds: int = 1) -> None:
+        self.seconds, self.num_rounds = seconds, num_rounds
         self._started = monotonic()
 
     def check(self) -> None:
         """Raise a TimeoutError if the deadline has passed."""
-        if self.seconds and monotonic() - self._started > self.seconds:
-            raise TimeoutError(f"took longer than client-timeout = {self.seconds} s")
+        if self.seconds and monotonic() - self._started > self.seconds * self.num_rounds:
+            rounds = f" for each of {self.num_rounds} rounds" if self.num_rounds > 1 else ""
+            raise TimeoutError(f"took longer than client-timeout = {self.seconds} s{rounds}")

@@ -36,13 +36,14 @@ def test_the_picture_is_beside_the_results(tmp_path, capsys):
 
 
 def test_the_name_of_the_picture_is_completed(tmp_path, capsys):
-    for output, written in ((tmp_path, "digits-shards-2-of-20-seed-42.png"), (tmp_path / "some", "some.png")):
+    for name, written in (("", "digits-shards-2-of-20-seed-42.png"), ("some", "some.png"), ("v1.2", "v1.2.png")):
+        output = tmp_path / name
         assert run("--run-config", DIGITS, "--output", output) == 0
         assert f"Picture: {tmp_path / written}" in capsys.readouterr().out
         assert (tmp_path / written).exists()
 
 
-@pytest.mark.parametrize("output", ["a.xyz", "file.png/a.png"])
+@pytest.mark.parametrize("output", ["file.png/a.xyz", "file.png/a.png"])
 def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path, output):
     (tmp_path / "file.png").touch()
     sentence = run("--run-config", DIGITS, "--output", tmp_path / output)

@@ -3,7 +3,7 @@
 import pytest
 from support.errors import config_error
 
-from fedbabu.config import RunConfig, default_run_config
+from fedbabu.config import RunConfig, check_keys_are_read, default_run_config
 
 CENTRALIZED = {"fraction-train": 0.0, "server-data-fraction": 1.0}
 
@@ -48,3 +48,24 @@ def test_keys_that_do_not_fit_together_are_named(keys, named):
 def test_keys_that_fit_together_are_accepted(keys):
     values = RunConfig.from_flower(default_run_config() | keys).to_flower()
     assert {key: values[key] for key in keys} == keys
+
+
+@pytest.mark.parametrize(
+    ("keys", "refused"),
+    [
+        ({"algorithm": "fedavg", "proximal-mu": 0.5}, "proximal-mu"),
+        ({"algorithm": "fedbabu", "head-learning-rate-factor": 0.5}, "head-learning-rate-factor"),
+        ({"algorithm": "fedprox-babu", "head-learning-rate-factor": 0.5}, "head-learning-rate-factor"),
+        ({"algorithm": "fedper", "ditto-lambda": 1.0}, "ditto-lambda"),
+        ({"algorithm": "fedprox", "proximal-mu": 0.5}, None),
+        ({"algorithm": "fedavg", "head-learning-rate-factor": 0.5}, None),
+        ({"algorithm": "fedavg", "proximal-mu": 0.01}, None),
+    ],
+)
+def test_a_key_that_the_algorithm_does_not_read_is_refused_if_it_was_changed(keys, refused):
+    config = RunConfig.from_flower(default_run_config() | keys)
+    if refused is None:
+        check_keys_are_read(config)
+    else:
+        with config_error(refused, f"algorithm = '{keys['algorithm']}' does not read it"):
+            check_keys_are_read(config)

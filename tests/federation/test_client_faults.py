@@ -109,5 +109,16 @@ def test_with_local_only_a_client_that_did_not_train_is_not_evaluated(tiny_confi
     fail_clients(monkeypatch, {2}, RuntimeError("broken"), work=["train_client"])
     run, _ = run_server(tiny_config | {"algorithm": "local-only"})
     assert run.rounds[2].failed == {2: "RuntimeError: broken"}
-    assert run.summary["missing"].keys() == {"2"}
+    assert run.summary["missing"] == {"2": "it never trained: RuntimeError: broken"}
     assert run.summary["num-clients"] == 7
+
+
+def test_with_local_only_a_client_has_its_time_for_each_round_that_it_trains(tiny_config, monkeypatch):
+    """Client 2 takes 250 seconds for three rounds of at most 100; client 5 takes 350."""
+    config = tiny_config | {"algorithm": "local-only", "client-timeout": 100.0}
+    slow_down_clients(monkeypatch, {2}, seconds=250.0, split="train")
+    run, _ = run_server(config | {"num-finetune-epochs": 0})
+    assert run.rounds[2].failed == {}
+    slow_down_clients(monkeypatch, {5}, seconds=350.0, split="train")
+    run, _ = run_server(config)
+    assert run.rounds[5].failed == {5: "TimeoutError: took longer than client-timeout = 100.0 s for each of 3 rounds"}

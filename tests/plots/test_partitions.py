@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
+from matplotlib.font_manager import fontManager
 from support.figures import check_nothing_is_clipped
 
 from fedbabu.plots.paper_figures import clients_and_classes, clients_and_classes_of
+from fedbabu.plots.style import readable_names
 
-NO_NAMES = SimpleNamespace(class_names=None, superclasses=None)
+NO_NAMES = SimpleNamespace(class_names=(), superclasses=None)
 COUNTS = {"train": np.array([[5, 0, 1], [0, 7, 2]]), "test": np.array([[1, 0, 1], [0, 3, 0]])}
 
 
@@ -28,8 +30,22 @@ def test_clients_and_classes_are_those_of_the_partition():
     assert y_labels(figure) == ["a", "b", "c"]
 
 
+def test_names_that_no_font_has_are_numbers_and_a_text(capsys, monkeypatch):
+    names = SimpleNamespace(class_names=["cat", "地下鉄", "emu"], superclasses=None)
+    monkeypatch.setattr("matplotlib.font_manager.fontManager.ttflist", [])
+    assert y_labels(clients_and_classes(COUNTS, "", names)) == ["0", "1", "2"]
+    assert "0 = cat, 1 = 地下鉄, 2 = emu" in capsys.readouterr().out
+
+
+def test_names_are_drawn_in_a_font_that_has_their_characters(monkeypatch):
+    """Let one of Matplotlib's own fonts be the only one that has a character."""
+    letter, (font, *_) = "\u27e8", [each for each in fontManager.ttflist if each.name == "STIXGeneral"]
+    monkeypatch.setattr("fedbabu.plots.style._characters", lambda file: {ord(letter)} if file == font.fname else set())
+    assert readable_names([letter]) == ([letter], ["DejaVu Sans", "STIXGeneral"])
+
+
 def test_classes_are_grouped_by_their_superclasses():
-    figure = clients_and_classes(COUNTS, "", SimpleNamespace(class_names=None, superclasses=["x", "y", "x"]))
+    figure = clients_and_classes(COUNTS, "", SimpleNamespace(class_names=(), superclasses=["x", "y", "x"]))
     assert counts_drawn(figure.axes[0]) == COUNTS["train"][:, [0, 2, 1]].tolist()
     assert y_labels(figure) == ["x", "y"]
 

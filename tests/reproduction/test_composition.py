@@ -69,6 +69,8 @@ def test_the_protocol_of_a_table_does_not_depend_on_the_users_defaults(monkeypat
         (["run=null"], ["run = None"]),
         (["cells=null"], ["cells = None"]),
         (["~title"], ["title = None"]),
+        (["algorithm=fedavg,fedbabu", "run.proximal-mu=0.5"], ["run.proximal-mu = 0.5", "no algorithm"]),
+        (["algorithm=fedbabu", "run.head-learning-rate-factor=0.5"], ["run.head-learning-rate-factor = 0.5"]),
         (["seeds=[]"], ["seeds = []", "a list of integers"]),
         (["seeds=[1,-1]"], ["seeds = -1"]),
         (["table=99"], ["table = 99", "null or a number from 1 to 25"]),

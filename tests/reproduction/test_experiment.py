@@ -60,6 +60,33 @@ def test_a_sweep_of_the_users_own_has_a_run_for_each_combination_of_values():
     assert all(run.config["dataset"] == "digits" for run in runs)
 
 
+def test_a_key_of_one_algorithm_is_for_its_cells_alone():
+    experiment = Experiment.compose(["algorithm=fedavg,fedprox", "run.proximal-mu=0.5", "dataset=digits"])
+    assert {cell.config["algorithm"]: cell.config["proximal-mu"] for cell in experiment.cells} == {
+        "fedavg": 0.01, "fedprox": 0.5,
+    }  # fmt: skip
+
+
+def test_the_dataset_of_a_sweep_may_be_a_folder_or_an_id_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "my pets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given, meant in (("my pets", tmp_path / "my pets"), (tmp_path, tmp_path), ("someone/pets", "someone/pets")):
+        experiment = Experiment.compose([f"dataset='{given}'", "algorithm=fedavg,fedbabu"])
+        assert [cell.config["dataset"] for cell in experiment.cells] == [str(meant)] * 2
+
+
+def test_an_accuracy_that_an_algorithm_does_not_have_is_no_cell(fake_runs):
+    """Local-only has no initial accuracy, and FedAvg's own run has all three."""
+    for algorithm in ("fedavg", "local-only"):
+        fake_runs.add(algorithm, ["dataset=digits", f"algorithm={algorithm}"], ramp(50), dataset=DIGITS)
+    experiment = Experiment.compose(["algorithm=fedavg,local-only", "dataset=digits", fake_runs.override])
+    cells = compare_with_paper(experiment)
+    assert all(cell.runs for cell in cells)
+    metrics = {(cell.axes["algorithm"], cell.axes["metric"]) for cell in cells}
+    assert ("fedavg", "initial") in metrics
+    assert ("local-only", "initial") not in metrics
+
+
 def test_cells_are_distinguished_by_every_key_with_several_values():
     assert labels("total-epochs=8,16") == ["fedbabu, num-server-rounds = 2", "fedbabu, num-server-rounds = 4"]
     assert labels("+cells.momentum=0.5,0.9") == ["fedbabu, m = 0.5", "fedbabu, m = 0.9"]

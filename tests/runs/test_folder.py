@@ -191,6 +191,15 @@ def test_finished_runs_are_found_and_others_are_not(finished, tmp_path):
     assert finished_runs(tmp_path) == []
 
 
+@pytest.mark.parametrize("text", ["[]", "{", "", "{}", '{"run-config": []}'])
+def test_what_is_not_a_run_is_left_out_and_named(finished, copied_run, capsys, text):
+    broken = copied_run.path.parent / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text(text)
+    assert [run.path for run in finished_runs(copied_run.path.parent)] == [copied_run.path]
+    assert f"{broken} is left out" in capsys.readouterr().out
+
+
 def test_runs_to_compare_are_the_newest_of_each_algorithm_in_one_setting(finished, copied_run):
     """All are copies of one run, with other names and configurations."""
     results = copied_run.path.parent

@@ -84,7 +84,7 @@ def test_the_first_lines_say_what_is_about_to_run(run_config, capsys, keys, plan
     for expected in (
         "8 clients (s = 2), 160 training and 40 test images",
         plan,
-        "on 1 SuperNodes (cpu)",
+        "on 1 SuperNode (cpu)",
         "enlarged from 8×8 to 16×16",
         "/results/run",
         "Resumed after the training of round 1",

@@ -13,7 +13,7 @@ from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.partitions import PARTITIONS, PartitionSpec
 from fedbabu.data.partitions.rounding import round_table
 from fedbabu.data.source import SPLITS, DataSpec, IntArray
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, counted
 from fedbabu.seeding import Purpose, numpy_generator
 
 MIN_TRAIN_IMAGES = 2  # of a client
@@ -87,7 +87,7 @@ def partition_name(spec: PartitionSpec) -> str:
 
 def partition_title(dataset: ImageDataset, spec: PartitionSpec) -> str:
     """A partition in a few words, for example "digits: 20 clients (s = 2)"."""
-    return f"{dataset.name}: {spec.num_clients} clients ({PARTITIONS[spec.scheme].title(spec)})"
+    return f"{dataset.name}: {counted(spec.num_clients, 'client')} ({PARTITIONS[spec.scheme].title(spec)})"
 
 
 def make_partition(dataset: ImageDataset, spec: PartitionSpec) -> Partition:

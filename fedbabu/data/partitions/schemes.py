@@ -9,8 +9,8 @@ import numpy as np
 
 from fedbabu.data.dataset import ImageDataset
 from fedbabu.data.partitions.label_shards import label_shards
-from fedbabu.data.source import IntArray
-from fedbabu.errors import ConfigError
+from fedbabu.data.source import SPLITS, IntArray
+from fedbabu.errors import ConfigError, counted
 from fedbabu.seeding import Purpose, numpy_generator
 
 MIN_DIRICHLET_IMAGES = 10  # of a client; flwr-datasets draws up to ten times until every client has so many
@@ -27,6 +27,7 @@ class PartitionSpec:
     num_classes_per_client: int  # for the scheme "classes"
     dirichlet_beta: float  # β, for the scheme "dirichlet"
     client_column: str  # the dataset column that names the owner of each image, for the scheme "natural"
+    min_examples_per_owner: int  # training images that an owner must have to be a client, for the scheme "natural"
     iid_test_set: bool  # whether the test images of every class are spread evenly over all clients (Appendix J)
 
 
@@ -122,6 +123,14 @@ def _iid(spec: PartitionSpec, dataset: ImageDataset) -> list[IntArray]:
     return np.array_split(rows, spec.num_clients)
 
 
+def usable_owners(spec: PartitionSpec, dataset: ImageDataset) -> tuple[IntArray, int]:
+    """The owners with enough training images and a test image, int64 [n], and the number of all others."""
+    num_owners = 1 + max(int(owners.max()) for owners in dataset.owners.values())
+    train, test = (np.bincount(dataset.owners[split], minlength=num_owners) for split in SPLITS)
+    usable = np.flatnonzero((train >= spec.min_examples_per_owner) & (test > 0))
+    return usable, int(((train > 0) | (test > 0)).sum()) - len(usable)
+
+
 def _natural(spec: PartitionSpec, dataset: ImageDataset) -> list[IntArray]:
     """The images of one owner that the dataset names for each client, for example of the writer of characters."""
     if not dataset.owners:
@@ -130,13 +139,15 @@ def _natural(spec: PartitionSpec, dataset: ImageDataset) -> list[IntArray]:
             "owner of each image."
         )
     owners = dataset.owners["train"]
-    all_owners = np.unique(owners)
-    if spec.num_clients > len(all_owners):
+    usable, num_left_out = usable_owners(spec, dataset)
+    if spec.num_clients > len(usable):
+        left_out = f"; {num_left_out} with fewer are left out" if num_left_out else ""
         raise ConfigError(
-            f"num-clients = {spec.num_clients} is more than the {len(all_owners)} owners that the client column of "
-            f"'{dataset.name}' names: it must be from 1 to {len(all_owners)}."
+            f"num-clients = {spec.num_clients} is more than the {counted(len(usable), 'owner')} that the client column "
+            f"of '{dataset.name}' names with at least min-examples-per-owner = {spec.min_examples_per_owner} training "
+            f"images and a test image{left_out}: num-clients must be at most {len(usable)}."
         )
-    chosen = numpy_generator(spec.seed, Purpose.CLIENTS).choice(all_owners, spec.num_clients, replace=False)
+    chosen = numpy_generator(spec.seed, Purpose.CLIENTS).choice(usable, spec.num_clients, replace=False)
     rows = np.random.default_rng(spec.seed).permutation(np.flatnonzero(np.isin(owners, chosen)))
     rows = rows[np.argsort(owners[rows], kind="stable")]  # in random order within each owner
     _, first_of_owner = np.unique(owners[rows], return_index=True)
@@ -158,7 +169,7 @@ _SCHEMES = (
     ),
     PartitionScheme("iid", _iid, "IID", options=(), remedy="lower num-clients"),
     PartitionScheme(
-        "natural", _natural, "natural", options=("client_column",), by_owner=True,
+        "natural", _natural, "natural", options=("client_column", "min_examples_per_owner"), by_owner=True,
         remedy="choose a client-column with more images for each value, or raise test-fraction",
     ),
 )  # fmt: skip

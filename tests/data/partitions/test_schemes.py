@@ -4,6 +4,7 @@ import pytest
 from support.errors import config_error
 from support.partitions import labelled_dataset, partition_spec
 
+from fedbabu.data.partitions import usable_owners
 from fedbabu.data.partitions.partition import make_partition
 
 
@@ -42,12 +43,26 @@ def test_a_partition_that_cannot_be_made_is_an_error_that_names_its_keys(scheme,
 
 
 def test_there_cannot_be_more_clients_than_owners():
-    with config_error("num-clients = 4", "from 1 to 3"):
+    with config_error("num-clients = 4", "the 3 owners", "at most 3"):
         make_partition(labelled_dataset([50], [20], owners=3), partition_spec("natural", num_clients=4))
+
+
+def test_owners_with_too_few_images_are_left_out():
+    dataset = labelled_dataset([90], [40], owners=4)
+    dataset.owners["train"][:] = [0] * 50 + [1] * 30 + [2] * 9 + [3]
+    dataset.owners["test"][:] = [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
+    partition = make_partition(dataset, partition_spec("natural", num_clients=3))
+    assert sorted(len(rows) for rows in partition.rows["train"].values()) == [9, 30, 50]
+    spec = partition_spec("natural", num_clients=2, min_examples_per_owner=10)
+    partition = make_partition(dataset, spec)
+    assert sorted(len(rows) for rows in partition.rows["train"].values()) == [30, 50]
+    assert usable_owners(spec, dataset)[1] == 2
+    with config_error("num-clients = 3", "2 owners", "min-examples-per-owner = 10", "2 with fewer are left out"):
+        make_partition(dataset, partition_spec("natural", num_clients=3, min_examples_per_owner=10))
 
 
 def test_an_owner_without_test_images_cannot_be_a_client():
     dataset = labelled_dataset([50], [20], owners=3)
     dataset.owners["test"][:] = 1
-    with config_error("partition = 'natural'", "0 test images", "client-column", "test-fraction"):
+    with config_error("the 1 owner ", "a test image", "num-clients must be at most 1"):
         make_partition(dataset, partition_spec("natural", num_clients=3))
