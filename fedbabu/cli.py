@@ -1,4 +1,4 @@
-"""The command line: `fedbabu sweep`, `report`, `partition` and `config`. `python -m fedbabu` is the same."""
+"""The command line: `fedbabu sweep`, `report`, `partition`, `config` and `app`. `python -m fedbabu` is the same."""
 
 import signal
 import sys
@@ -118,6 +118,14 @@ def partition(
     except (OSError, ValueError) as error:
         raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
     print(f"Picture: {path}")
+
+
+@app.command(name="app")
+def app_path() -> None:
+    """Print the path of the app's folder, for `flwr run "$(fedbabu app)"` where fedbabu was installed as a wheel."""
+    from fedbabu.app_folder import app_folder
+
+    print(app_folder())
 
 
 @app.command()

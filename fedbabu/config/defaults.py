@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedbabu.app_folder import app_file
 from fedbabu.config.protocols import PROTOCOLS
 from fedbabu.errors import ConfigError
 
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+PYPROJECT = app_file("pyproject.toml")
 
 # Runtime keys say how a run is carried out and do not change its results. A resumed run may be given new values.
 RUNTIME_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "logger")

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, create_model
 
 from fedbabu.algorithms import ALGORITHMS
+from fedbabu.app_folder import app_file
 from fedbabu.config import PAPER_PROTOCOL, PROTOCOLS, default_run_config
 from fedbabu.config.keys import NameOrPath
 from fedbabu.config.wording import error_sentence
@@ -24,7 +25,7 @@ from fedbabu.errors import ConfigError
 from fedbabu.models import MODELS
 from fedbabu.reproduction.paper.tables import SYMBOLS, TOTAL_EPOCHS, cells_of_table, tables
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = app_file("conf")
 
 # Short names of run-config keys under `cells`: the paper's symbols. Other keys have their own names there.
 SHORT_NAMES = {

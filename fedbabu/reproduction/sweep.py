@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedbabu.app_folder import app_folder
 from fedbabu.config import RUNTIME_KEYS, RunConfig
 from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
 from fedbabu.reproduction.local_superlink import local_superlink, start, stop
@@ -25,7 +26,6 @@ from fedbabu.runs.settings import declared_algorithm, finetunes_epoch_by_epoch, 
 from fedbabu.runs.time_estimates import estimated_seconds, format_duration, time_left
 from fedbabu.training.device import fitting_federation
 
-PROJECT = Path(__file__).parents[2]
 POLL_SECONDS = 0.5
 
 
@@ -164,7 +164,7 @@ def _carry_out_one(
     lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in given.items())
     run_config.write_text("".join(lines), encoding="utf-8")
     federation = " ".join(f"{key}={value}" for key, value in run.federation.items())
-    command = ["flwr", "run", str(PROJECT), "--stream", "--run-config", str(run_config)]
+    command = ["flwr", "run", str(app_folder()), "--stream", "--run-config", str(run_config)]
     process = start([*command, "--federation-config", federation], environment, log)
     try:
         # If `flwr run` loses its connection, it ends before the run does.
