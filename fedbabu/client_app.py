@@ -3,6 +3,11 @@
 Its three handlers are `describe` (which clients the node can serve), `train_clients` and `evaluate_clients`.
 """
 
+import os
+
+# Before anything imports Ray: it hides the GPUs from workers that ask for none, and warns that it will stop doing so.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
 from pathlib import Path
 
 from flwr.app import Context, Message

@@ -14,7 +14,7 @@ from fedbabu.errors import ConfigError
 PYPROJECT = app_file("pyproject.toml")
 
 # Runtime keys say how a run is carried out and do not change its results. A resumed run may be given new values.
-RUNTIME_KEYS = ("checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "logger")
+RUNTIME_KEYS = ("device", "checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "logger")
 
 # Keys of earlier versions that no longer exist and never changed a result; a recorded configuration may have them.
 RETIRED_KEYS = ("cuda-graph",)
@@ -22,7 +22,7 @@ RETIRED_KEYS = ("cuda-graph",)
 # Keys that an earlier version did not have, with the values that say what it did; a recorded config may lack them.
 ADDED_KEYS: dict[str, Any] = {
     "protocol": "text", "partition-seed": -1, "head-blocks": 0, "weight-decay": 0.0, **PROTOCOLS["text"],
-    "crop-padding": -1, "horizontal-flip": "", "min-examples-per-owner": 2,
+    "crop-padding": -1, "horizontal-flip": "", "min-examples-per-owner": 2, "device": "auto",
 }  # fmt: skip
 
 # The values that the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").

@@ -147,6 +147,7 @@ class RunConfigKeys(BaseModel):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
     results_dir: NameOrPath
     resume: PathOrEmpty
+    device: Literal["auto", "cpu", "cuda"]
     checkpoint_every: PositiveInt
     client_timeout: NonNegativeFloat
     min_fit_clients: PositiveInt

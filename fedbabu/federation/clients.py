@@ -33,7 +33,7 @@ class Federation:
     dataset: str  # a name for the data
     image_shape: ImageShape  # channels, height and width of every image
     class_names: ClassNames  # in the order of the labels that all nodes use
-    devices: tuple[str, ...]  # the kinds of devices among the nodes, "cpu" or "cuda"
+    devices: tuple[str, ...]  # the devices of the nodes, "cpu", or "cuda: " and the name of the GPU
     notes: tuple[str, ...] = ()  # sentences of the nodes about their data, without their full stops
 
     @property

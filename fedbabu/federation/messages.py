@@ -61,7 +61,7 @@ class NodeInfo(Content):
     notes: tuple[str, ...]  # sentences about its data, without their full stops
     num_nodes: NonNegativeInt  # in the simulation; 0 if the node does not know it
     local_data: bool  # whether the node has local data and is therefore the only one that can serve its client
-    device: str  # "cpu" or "cuda"
+    device: str  # "cpu", or "cuda: " and the name of the GPU
 
     def to_content(self) -> RecordDict:
         """The content of the reply to a query: this description of the node."""

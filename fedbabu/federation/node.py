@@ -25,7 +25,7 @@ from fedbabu.federation.messages import NodeInfo
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.training.aggregation import State
 from fedbabu.training.client import Client
-from fedbabu.training.device import training_device
+from fedbabu.training.device import device_name, training_device, why_no_gpu
 
 
 @dataclass(frozen=True)
@@ -80,26 +80,29 @@ class Node:
             )
             for client in self.clients
         }
-        notes = self.dataset.notes
-        spec = self.config.partition_spec
-        if (
-            PARTITIONS[spec.scheme].by_owner
-            and not self.local_data
-            and (left_out := usable_owners(spec, self.dataset)[1])
-        ):
-            notes += (f"{counted(left_out, 'owner')} with too few images left out (min-examples-per-owner)",)
-        if self.dataset.name not in KNOWN_DATASETS:  # theirs is documented, and that of others is a guess
-            notes += (f"Augmentation: {self.dataset.augmentation}",)
         return NodeInfo(
             clients=clients,
             dataset=self.dataset.name,
             image_shape=self.dataset.image_shape,
             class_names=self.dataset.class_names,
-            notes=notes,
+            notes=self._notes(),
             num_nodes=self.num_nodes,
             local_data=self.local_data,
-            device=training_device().type,
+            device=device_name(training_device(self.config.device)),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        """What the user should know about the node's data and device."""
+        notes, spec = list(self.dataset.notes), self.config.partition_spec
+        if PARTITIONS[spec.scheme].by_owner and not self.local_data:
+            _, num_left_out = usable_owners(spec, self.dataset)
+            too_few = f"{counted(num_left_out, 'owner')} with too few images left out (min-examples-per-owner)"
+            notes += [too_few] if num_left_out else []
+        if self.config.device == "auto" and (reason := why_no_gpu()):
+            notes.append(f"This machine has a GPU that is not used: {reason}")
+        if self.dataset.name not in KNOWN_DATASETS:  # theirs is documented, and that of others is a guess
+            notes.append(f"Augmentation: {self.dataset.augmentation}")
+        return tuple(notes)
 
     def with_class_names(self, class_names: ClassNames) -> "Node":
         """The same node, whose labels have the numbers of these class names; of its own ones if there are none."""
@@ -112,7 +115,7 @@ class Node:
         """
         config, dataset = self.config, self.dataset
         model, global_model = _build_networks(
-            config.model_name, dataset.image_shape, dataset.num_classes, config.head_blocks
+            config.model_name, dataset.image_shape, dataset.num_classes, config.head_blocks, config.device
         )
         global_model.load_state_dict(global_state)
         return model, global_model
@@ -124,10 +127,10 @@ class Node:
 
 @cache
 def _build_networks(
-    name: str, image_shape: ImageShape, num_classes: int, head_blocks: int
+    name: str, image_shape: ImageShape, num_classes: int, head_blocks: int, device: str
 ) -> tuple[SplitNetwork, SplitNetwork]:
     model, global_model = (
-        build_model(name, image_shape, num_classes, seed=0, head_blocks=head_blocks).to(training_device())
+        build_model(name, image_shape, num_classes, seed=0, head_blocks=head_blocks).to(training_device(device))
         for _ in range(2)
     )
     return model, global_model.eval()  # so that no loss changes its running statistics

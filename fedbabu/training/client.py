@@ -43,12 +43,13 @@ class Client:
     def examples(self, split: str, of_client: int | None = None) -> Examples:
         """The examples of the split "train" or "test" of this or another client, on this process's device."""
         rows = self.partition.rows[split][self.id if of_client is None else of_client]
-        return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, training_device())
+        device = training_device(self.config.device)
+        return client_examples(self.dataset.images[split], self.dataset.labels[split], rows, device)
 
     def whole_test_split(self) -> Examples:
         """All test examples of the dataset that the client's node reads, on this process's device."""
         images, labels = self.dataset.images["test"], self.dataset.labels["test"]
-        return client_examples(images, labels, np.arange(len(labels)), training_device())
+        return client_examples(images, labels, np.arange(len(labels)), training_device(self.config.device))
 
     def without_augmentation(self) -> "Client":
         """The same client, whose images are not augmented."""

@@ -5,25 +5,76 @@ A node trains with as many threads as it has CPUs (client-resources-num-cpus), w
 
 import ctypes
 import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
+from fedbabu.errors import ConfigError
+
+GPUS_OF_DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that NVIDIA's driver has
 NODES_PER_GPU = 4
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from <malloc.h>
 KEPT_BYTES = 1 << 30  # more than one training step uses at a time
 KEPT_BYTES_OF_OLD_GLIBC = 32 << 20  # the most that glibc accepts before version 2.35
+_taken: list[object] = []  # the lock of the GPU that this process has taken
 
 
 @cache
-def training_device() -> torch.device:
-    """The GPU if PyTorch sees one, otherwise the CPU. The first call prepares this process for training."""
+def training_device(wanted: str = "auto") -> torch.device:
+    """The device that this process trains on: "cpu", "cuda", or for "auto" a GPU if PyTorch sees one.
+
+    The first call prepares this process for training and, if there are several GPUs, takes one that the fewest
+    processes have.
+
+    Raises:
+        ConfigError: If a GPU is wanted that PyTorch does not see.
+    """
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # PyTorch allows it for convolutions; here, float32 means float32
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device = 'cuda', but {why_no_gpu() or 'this machine has no GPU'}: it must be 'auto' or 'cpu'."
+        )
+    num_gpus = torch.cuda.device_count()
+    return torch.device("cuda", _take_one_of(num_gpus) if num_gpus > 1 else 0)
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words: "cpu", or "cuda" with the name of the GPU."""
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def why_no_gpu() -> str:
+    """Why PyTorch does not see the GPUs of this machine; empty if it sees them, or if there seem to be none."""
+    if torch.cuda.is_available() or not any(GPUS_OF_DRIVER.glob("*")):
+        return ""
+    if not torch.version.cuda:
+        return "this PyTorch was built without CUDA"
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"CUDA_VISIBLE_DEVICES = '{visible}' hides the GPU"
+    return "PyTorch cannot use the GPU (python -c 'import torch; torch.zeros(1).cuda()' says why)"
+
+
+def _take_one_of(number: int) -> int:
+    """A number below the given one that the fewest processes of this machine and user have taken."""
+    folder = Path(tempfile.gettempdir()) / f"fedbabu-gpus-{os.environ.get('USER', '')}"
+    folder.mkdir(exist_ok=True)
+    for place in count():
+        for index in range(number):
+            with suppress(Timeout):  # another process has this place
+                # The lock is kept, and so held, until the process ends.
+                _taken.append(FileLock(folder / f"{index}-{place}.lock", timeout=0).acquire())
+                return index
+    raise AssertionError("There is always a free place.")
 
 
 def keep_freed_memory() -> None:

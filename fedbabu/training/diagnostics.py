@@ -101,7 +101,7 @@ def body_features(
         "class-names" and the superclass of each class under "superclasses".
     """
     dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
-    device = training_device()
+    device = training_device(config.device)
     model.to(device).load_state_dict(state)
     rng = numpy_generator(config.seed, Purpose.DIAGNOSTICS)
     tensors = {}

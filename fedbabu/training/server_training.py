@@ -43,7 +43,7 @@ class ServerTrainer:
                 f"server-data-fraction = {config.server_data_fraction} of {num_images} images is less than one image: "
                 "raise it."
             )
-        rows["train"], device = rows["train"][:num_train], training_device()
+        rows["train"], device = rows["train"][:num_train], training_device(config.device)
         train_examples, test_examples = (
             client_examples(dataset.images[split], dataset.labels[split], rows[split], device) for split in rows
         )

@@ -1,9 +1,15 @@
 """The device of a process, and how many SuperNodes fit on a machine."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from support.errors import config_error
 
-from fedbabu.training.device import fitting_federation, training_device
+from fedbabu.training import device
+from fedbabu.training.device import fitting_federation, training_device, why_no_gpu
 
 
 def test_the_device_is_the_gpu_if_there_is_one_and_float32_is_float32():
@@ -11,6 +17,58 @@ def test_the_device_is_the_gpu_if_there_is_one_and_float32_is_float32():
     training_device.cache_clear()
     assert training_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """PyTorch sees no GPU, whatever there is."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    training_device.cache_clear()
+
+
+def test_a_gpu_that_is_wanted_must_be_there(no_gpu):
+    assert training_device("auto").type == training_device("cpu").type == "cpu"
+    with config_error("device = 'cuda'", "no GPU", "'auto' or 'cpu'"):
+        training_device("cuda")
+
+
+def test_a_gpu_that_is_not_used_is_explained(no_gpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "GPUS_OF_DRIVER", tmp_path)
+    assert why_no_gpu() == ""  # the machine has none
+    (tmp_path / "0000:01:00.0").mkdir()
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert why_no_gpu() == "CUDA_VISIBLE_DEVICES = '' hides the GPU"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert "PyTorch cannot use the GPU" in why_no_gpu()
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert why_no_gpu() == "this PyTorch was built without CUDA"
+
+
+def test_processes_spread_over_several_gpus(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(device, "_taken", [])
+    assert [device._take_one_of(3) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    device._taken.pop(1)  # the process that has GPU 1 ends
+    assert device._take_one_of(3) == 1
+
+
+RAY_WORKER = """
+import os, fedbabu.client_app, ray
+ray.init(num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False)
+seen = ray.remote(num_cpus=1, num_gpus=0)(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+print(ray.get(seen.remote()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("visible", [None, "1"])
+def test_workers_that_ask_for_no_gpu_see_those_that_the_user_sees(visible):
+    environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
+    command = [sys.executable, "-W", "error::FutureWarning", "-c", RAY_WORKER]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert finished.stdout.splitlines()[-1] == str(visible), finished.stderr
 
 
 @pytest.mark.parametrize(
