@@ -1,6 +1,6 @@
 """The errors whose message is one sentence for the user, shown without a traceback, and words for such sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from textwrap import shorten
 
 MAX_CLIENTS_SHOWN = 5  # for each reason
@@ -25,6 +25,12 @@ class DivergedError(NotResumableError):
 def counted(number: int, noun: str) -> str:
     """A number of things: "1 client", "2 clients"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(values: Iterable[object], most: int = 5) -> str:
+    """The first few values in one line: "cat, dog and 3 more"."""
+    texts = [str(value) for value in values]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def format_failures(failures: Mapping[int, str], max_shown: int = 120) -> str:

@@ -105,8 +105,9 @@ def main(grid: Grid, context: Context) -> None:
 
             save_plots(run, accuracy_by_finetune_epoch)
             run.write_summary()
-            Checkpoints(run.path).clean_up(strategy.final_client_states)
         print(final_report(run), flush=True)
+        with suppress(OSError):
+            Checkpoints(run.path).clean_up(strategy.final_client_states)
 
 
 def _check_data_on_server(config: RunConfig, federation: Federation) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError, model_validator
@@ -11,13 +12,20 @@ from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS, default_run_config
 from fedbabu.config.keys import RunConfigKeys
 from fedbabu.config.protocols import with_protocol
 from fedbabu.config.wording import error_sentence
-from fedbabu.data.partitions import PartitionSpec
+from fedbabu.data.partitions import PARTITIONS, PartitionSpec
 from fedbabu.data.source import DataSpec
 from fedbabu.errors import ConfigError
 
+
+def partition_keys(scheme: str) -> tuple[str, ...]:
+    """The run-config keys that only this partition scheme reads."""
+    return tuple(option.replace("_", "-") for option in PARTITIONS[scheme].options)
+
+
 KEYS_OF_MOVING_HEADS = frozenset(("head-learning-rate-factor",))  # that matter where local training moves the head
-# The keys that only some algorithms read.
+# The keys that only some algorithms or partitions read.
 SPECIAL_KEYS = KEYS_OF_MOVING_HEADS.union(*(algorithm.coefficients for algorithm in ALGORITHMS.values()))
+SPECIAL_KEYS |= frozenset(chain.from_iterable(map(partition_keys, PARTITIONS))) - {"client-column"}
 PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
 
 
@@ -153,15 +161,17 @@ class RunConfig(RunConfigKeys):
     @property
     def changed_training_keys(self) -> dict[str, tuple[Any, Any]]:
         """The keys of local training, besides the learning rate, that are not the default: their value and default."""
-        values, defaults = self.to_flower(), default_run_config()
+        values, chosen = self.to_flower(), {"algorithm": self.algorithm, "protocol": self.protocol}
+        defaults = with_protocol(default_run_config() | chosen)
         keys = ("momentum", "weight-decay", "batch-size", *KEYS_OF_MOVING_HEADS, *self._declared.coefficients)
         return {key: (values[key], defaults[key]) for key in keys if values[key] != defaults[key]}
 
     @property
     def unread_keys(self) -> dict[str, Any]:
-        """The keys of single algorithms that are not the default although this algorithm does not read them."""
-        values, defaults, algorithm = self.to_flower(), default_run_config(), self._declared
-        read = set(algorithm.coefficients)
+        """The keys of single algorithms or partitions that are not the default although this run does not read them."""
+        values, algorithm = self.to_flower(), self._declared
+        defaults = with_protocol(default_run_config() | {"algorithm": self.algorithm, "protocol": self.protocol})
+        read = {*algorithm.coefficients, *partition_keys(self.partition)}
         if any(Part.HEAD in phase.part for phase in (*algorithm.trains, *algorithm.trains_personal)):
             read |= KEYS_OF_MOVING_HEADS
         return {key: values[key] for key in values if key in SPECIAL_KEYS - read and values[key] != defaults[key]}
@@ -185,8 +195,8 @@ def check_keys_are_read(config: RunConfig) -> None:
     """Raise a ConfigError if a key was given that this algorithm does not read: it would change nothing."""
     for key, value in config.unread_keys.items():
         raise ConfigError(
-            f"{key} = {value!r} was given, but algorithm = '{config.algorithm}' does not read it: leave it out, or "
-            "choose an algorithm that does."
+            f"{key} = {value!r} was given, but a run with algorithm = '{config.algorithm}' and partition = "
+            f"'{config.partition}' does not read it: leave it out, or choose others that do."
         )
 
 

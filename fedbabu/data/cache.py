@@ -46,6 +46,8 @@ def cached(path: Path, build: Callable[[Path], None], read: Callable[[Path], T])
                 _remove(building)
             return read(path)
     except OSError as error:
+        if error.filename and not Path(error.filename).is_relative_to(cache_dir()):
+            raise ConfigError(f"A file of the dataset cannot be read: {error}.") from error
         raise ConfigError(
             f"The cache of decoded images, {cache_dir()}, cannot be written ({error}): set the environment variable "
             "FEDBABU_CACHE to a folder that can be written, with room for the dataset."

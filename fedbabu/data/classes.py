@@ -1,5 +1,6 @@
 """The classes of a dataset: their names, and one numbering of them for both splits."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -11,6 +12,7 @@ from fedbabu.errors import ConfigError
 
 ClassNames = tuple[str, ...] | tuple[int, ...]  # in the order of the labels; numbers where the dataset has no names
 MAX_NAMED = 10  # classes in a sentence
+FEW_IMAGES = 10  # which may all be of different classes
 
 
 def read_classes(source: Source) -> tuple[dict[str, IntArray], ClassNames, list[str]]:
@@ -23,56 +25,67 @@ def read_classes(source: Source) -> tuple[dict[str, IntArray], ClassNames, list[
         The labels of each split, int64 [n]; the names of the classes; and sentences about what was done.
 
     Raises:
-        ConfigError: If a label is missing or is not one of the named classes, if one split has names and the other
-            only numbers, or if every image has a class of its own.
+        ConfigError: If a label is missing, empty or not one of the named classes, if one split has names and the other
+            only numbers, or if every training image has a class of its own.
     """
     column = source.spec.label_column
     values = source.values(column)
-    listed = {split: getattr(rows.features[column], "names", None) for split, rows in source.splits.items()}
-    has_names = {split: listed[split] is not None or labels.dtype.kind not in "iu" for split, labels in values.items()}
+    listed_names = {split: getattr(rows.features[column], "names", None) for split, rows in source.splits.items()}
+    has_names = {
+        split: listed_names[split] is not None or each.dtype.kind not in "iu" for split, each in values.items()
+    }
     if len(set(has_names.values())) > 1:
         split_of = {named: split for split, named in has_names.items()}
         raise ConfigError(
             f"label-column = '{column}' of dataset = '{source.name}' has names of classes in its {split_of[True]} "
             f"split and only numbers in its {split_of[False]} split, which cannot be matched: both must have names."
         )
+    names: Sequence[str]
+    notes = []
     if not has_names["train"]:
         _check_range(source, values, None)
+        _check_not_all_different(source, values["train"])
         distinct = np.unique(np.concatenate(list(values.values())))
-        _check_not_all_different(source, len(distinct))
+        class_names: ClassNames = tuple(distinct.tolist())
         labels = {split: np.searchsorted(distinct, each) for split, each in values.items()}
-        numbers = tuple(distinct.tolist())
-        gaps = numbers != tuple(range(len(numbers)))
-        note = f"The labels {shorten(numbers)} are the classes 0 to {len(numbers) - 1}"
-        return labels, numbers, [note] if gaps else []
-
-    notes = []
-    names_of: dict[str, Sequence[str]] = {}
-    for split, labels_of_split in values.items():
-        if (names := listed[split]) is not None:
-            _check_range(source, {split: labels_of_split}, len(names))
-            names_of[split] = names
-        else:
-            names, values[split] = np.unique(labels_of_split.astype(str), return_inverse=True)
-            names_of[split] = names.tolist()
-    if any(names is None for names in listed.values()):
-        names = sorted(set(chain(*names_of.values())))
-        _check_not_all_different(source, len(names))
-        notes.append(f"The labels are texts; the classes are in sorted order: {shorten(names)}")
-    elif names_of["train"] == names_of["test"]:
-        names = names_of["train"]
+        if class_names != tuple(range(len(class_names))):
+            notes.append(f"The labels {shorten(class_names)} are the classes 0 to {len(class_names) - 1}")
     else:
-        names = next(
-            (list(each) for each in names_of.values() if all(set(each) >= set(other) for other in names_of.values())),
-            sorted(set(chain(*names_of.values()))),
-        )
-        notes.append("The splits list their classes differently, so that the classes are matched by name")
-    number_of = {name: number for number, name in enumerate(names)}
-    labels = {
-        split: np.array([number_of[name] for name in names_of[split]], dtype=np.int64)[each]
-        for split, each in values.items()
-    }
-    return labels, tuple(names), notes
+        names_of: dict[str, Sequence[str]] = {}  # of each split, in the order of its labels
+        for split, each in values.items():
+            if (own_names := listed_names[split]) is not None:
+                names = own_names
+                _check_range(source, {split: each}, len(names))
+            else:
+                names, values[split] = _number_texts(source, split, each)
+            names_of[split] = [unicodedata.normalize("NFC", name) for name in names]  # accents have two encodings
+        union = dict.fromkeys(chain(*names_of.values()))
+        # Class labels keep their order if one of the splits has all of them.
+        complete = (each for split, each in names_of.items() if listed_names[split] and len(set(each)) == len(union))
+        names = next(complete, sorted(union))
+        if any(each is None for each in listed_names.values()):
+            _check_not_all_different(source, values["train"])
+            notes.append(f"The labels are texts; the classes are in sorted order: {shorten(names)}")
+        elif set(names) != set(names_of["train"]):
+            notes.append("The splits list their classes differently, so that the classes are matched by name")
+        class_names = tuple(dict.fromkeys(names))
+        number_of = {name: number for number, name in enumerate(class_names)}
+        labels = {
+            split: np.array([number_of[name] for name in names_of[split]], dtype=np.int64)[each]
+            for split, each in values.items()
+        }
+    if len(class_names) == 1:
+        notes.append(f"All images are of one class, {class_names[0]}")
+    return labels, class_names, notes
+
+
+def _number_texts(source: Source, split: str, texts: np.ndarray[Any, Any]) -> tuple[list[str], IntArray]:
+    """The different texts of a column, sorted, and the number of each row's text; a ConfigError for an empty one."""
+    names, numbers = np.unique(texts.astype(str), return_inverse=True)
+    if "" in names:
+        location = source.location(split, int(np.flatnonzero(texts.astype(str) == "")[0]))
+        raise ConfigError(f"dataset = '{source.name}' has an empty label in {location}: every image needs a class.")
+    return names.tolist(), numbers
 
 
 def _check_range(source: Source, values: Mapping[str, np.ndarray[Any, Any]], num_classes: int | None) -> None:
@@ -87,13 +100,12 @@ def _check_range(source: Source, values: Mapping[str, np.ndarray[Any, Any]], num
             )
 
 
-def _check_not_all_different(source: Source, num_classes: int) -> None:
-    """Raise a ConfigError if every image has a label of its own, as in a column of numbers of images."""
-    num_images = len(source.splits["train"])
-    if num_classes > num_images / 2:
+def _check_not_all_different(source: Source, train_labels: np.ndarray[Any, Any]) -> None:
+    """Raise a ConfigError if every training image has a label of its own, as in a column of numbers of images."""
+    if len(train_labels) > FEW_IMAGES and len(np.unique(train_labels)) == len(train_labels):
         raise ConfigError(
-            f"label-column = '{source.spec.label_column}' of dataset = '{source.name}' has {num_classes} different "
-            f"values, but there are only {num_images} training images: it must be the column with their classes."
+            f"label-column = '{source.spec.label_column}' of dataset = '{source.name}' has another value for each of "
+            f"its {len(train_labels)} training images: it must be the column with their classes."
         )
 
 

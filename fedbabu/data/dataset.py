@@ -7,6 +7,7 @@ A cache entry is a folder with, for the splits "train" and "test", `train-images
 
 import hashlib
 import json
+import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from fedbabu.data.cache import cache_dir, cached
 from fedbabu.data.classes import ClassNames, read_classes
 from fedbabu.data.decoding import decode_images, image_transform, read_owners, read_superclasses
 from fedbabu.data.known import KNOWN_DATASETS
+from fedbabu.data.local_folder import list_files
 from fedbabu.data.source import SPLITS, DataSpec, ImageArray, IntArray, Source, load_source
 from fedbabu.data.transforms import BatchTransform
 from fedbabu.errors import ConfigError
@@ -98,8 +100,8 @@ def _entry_name(spec: DataSpec) -> str:
     identity: list[Any] = [FORMAT, *astuple(spec)]
     folder = Path(spec.dataset).expanduser()
     if spec.dataset not in KNOWN_DATASETS and folder.is_dir():
-        files = sorted(path for path in folder.resolve().rglob("*") if path.is_file())
-        identity += [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        files = list_files(Path(os.path.abspath(folder)))
+        identity += [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.exists()]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', folder.name)}-{digest}"
 

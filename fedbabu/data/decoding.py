@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fedbabu.data.known import KnownDataset
 from fedbabu.data.source import ImageArray, IntArray, Source
@@ -68,13 +68,14 @@ def _decode(source: Source, split: str, row: int, cell: Mapping[str, Any] | None
         image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
         image.load()
         if image.mode not in TARGET_MODES:
-            raise ValueError(f"its mode is {image.mode}, and {', '.join(TARGET_MODES)} are known")
+            raise ValueError(f"its mode is {image.mode}, and only {', '.join(TARGET_MODES)}, of 8 bits, can be used")
         return ImageOps.exif_transpose(image) if "exif" in image.info else image
     except Exception as error:  # its kind depends on the image format and on the damage
         file = f" ({cell['path']})" if cell and cell["path"] else ""
+        reason = "it is no image file" if isinstance(error, UnidentifiedImageError) else error
         raise ConfigError(
             f"dataset = '{source.name}' has no image that can be decoded in {source.location(split, row)}{file}: "
-            f"{error}. Replace or remove it."
+            f"{reason}. Convert, replace or remove it."
         ) from error
 
 

@@ -1,35 +1,30 @@
 """A dataset in a local folder: which of its files belong to which split, and what says the class of an image.
 
-A folder holds parquet files, images in one folder for each class, or images listed in metadata files. Folders are taken
-literally, and the patterns of the library `datasets` are not used: it looks for words like "train" anywhere in a path,
-so that the images of a class named "train" would change splits.
+A folder holds parquet files (parquet_folder.py), images in one folder for each class, or images that a metadata file
+lists. Folders are taken literally, and the patterns of the library `datasets` are not used: it looks for words like
+"train" anywhere in a path, so that the images of a class named "train" would change splits.
 """
 
-import glob
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedbabu.errors import ConfigError
+from fedbabu.data.metadata import METADATA_NAMES, read_metadata
+from fedbabu.data.parquet_folder import load_parquet_files
+from fedbabu.data.split_names import split_of
+from fedbabu.errors import ConfigError, counted, listed
 
 if TYPE_CHECKING:
     import datasets
 
-# The names of a split's folder or file, in lower case. Validation images are neither trained on nor tested on.
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-}
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
 ARCHIVE_SUFFIXES = frozenset((".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"))
-METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-MAX_NAMED = 5  # names in an error message
+NO_CONTENT = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini"))  # what operating systems add
 
 
 def load_local_folder(folder: Path) -> tuple[dict[str, "datasets.Dataset"], list[str]]:
@@ -42,30 +37,25 @@ def load_local_folder(folder: Path) -> tuple[dict[str, "datasets.Dataset"], list
     Raises:
         ConfigError: If it is not clear which split an image belongs to or what its class is, or if a file is damaged.
     """
-    import datasets
-
-    if (folder / "dataset_dict.json").is_file():  # written by DatasetDict.save_to_disk
-        return dict(datasets.load_from_disk(folder)), []
-    if (folder / "state.json").is_file():  # written by Dataset.save_to_disk
-        return {"train": datasets.load_from_disk(folder)}, []
-    files = _list_files(folder)
-    parquet_files = [file for file in files if file.suffix.lower() == ".parquet" and file.name not in METADATA_NAMES]
+    of_one_split = (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file()
+    if of_one_split or (folder / "dataset_dict.json").is_file():
+        return _load_saved(folder), []
+    files = list_files(folder)
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    parquet_files = [file for file in files if file.suffix.lower() == ".parquet"]
+    if images:
+        parquet_files = [file for file in parquet_files if file.name not in METADATA_NAMES]
     if parquet_files and images:
         raise ConfigError(
-            f"dataset = '{folder}' has both parquet files ({_relative(parquet_files[0], folder)}) and images "
-            f"({_relative(images[0], folder)}): give a folder that has only one kind."
+            f"dataset = '{folder}' has both parquet files ({parquet_files[0].relative_to(folder)}) and images "
+            f"({images[0].relative_to(folder)}): give a folder that has only one kind."
         )
     if parquet_files:
-        return _load_parquet_files(folder, parquet_files), []
+        return load_parquet_files(folder, parquet_files), []
     if images:
-        splits, left_out = _load_images(folder, files, images)
-        num_read = sum(len(rows) for rows in splits.values())
-        if num_read + left_out["images that no metadata file lists"] != len(images):
-            raise RuntimeError(f"{folder} has {len(images)} images, but {num_read} of them were read.")
-        return splits, [f"{number} {what} are left out" for what, number in left_out.items() if number]
+        return _load_images(folder, files, images)
     found = sorted({file.suffix.lower() or "no ending" for file in files})
-    has = f"its files are of the kinds {', '.join(found[:MAX_NAMED])}" if found else "it is empty"
+    has = f"its files are of the kinds {listed(found)}" if found else "it is empty"
     unpack = "; unpack the archives" if ARCHIVE_SUFFIXES.intersection(found) else ""
     raise ConfigError(
         f"dataset = '{folder}' has neither parquet files nor images ({has}){unpack}: images must be in one folder for "
@@ -73,256 +63,199 @@ def load_local_folder(folder: Path) -> tuple[dict[str, "datasets.Dataset"], list
     )
 
 
-def _list_files(folder: Path) -> list[Path]:
-    """All files of a folder and the folders in it, sorted, without hidden ones and what operating systems add."""
-    files, visited = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(place))
-        folders[:] = [
-            name for name in folders
-            if not name.startswith((".", "__")) and os.path.realpath(os.path.join(place, name)) not in visited
-        ]  # fmt: skip
-        files += [Path(place, name) for name in names if not name.startswith(".") and name != "Thumbs.db"]
+def list_files(folder: Path) -> list[Path]:
+    """All files of a folder and the folders in it, also behind links, sorted; without hidden ones.
+
+    Raises:
+        ConfigError: If a folder cannot be read, or a name is not of characters.
+    """
+    files: list[Path] = []
+    waiting = [(folder, frozenset((os.path.realpath(folder),)))]  # with all folders above, for links that lead back
+    try:
+        while waiting:
+            place, above = waiting.pop()
+            for entry in os.scandir(place):
+                if entry.name.startswith(".") or entry.name in NO_CONTENT:
+                    continue
+                if not entry.is_dir():
+                    files.append(Path(entry.path))
+                elif (real := os.path.realpath(entry.path)) not in above:
+                    waiting.append((Path(entry.path), above | {real}))
+    except OSError as error:
+        raise ConfigError(f"dataset = '{folder}' has a folder that cannot be read: {error}.") from error
+    for file in files:
+        if any("\ud800" <= letter <= "\udfff" for letter in str(file)):  # how Python shows other bytes
+            raise ConfigError(f"dataset = '{folder}' has a file whose name is not in UTF-8, {str(file)!a}: rename it.")
     return sorted(files)
 
 
-def _relative(file: Path, folder: Path) -> str:
-    return str(file.relative_to(folder))
+def _load_saved(folder: Path) -> dict[str, "datasets.Dataset"]:
+    """The splits that `save_to_disk` of `datasets` has written into a folder."""
+    import datasets
 
-
-def _named(names: Iterable[object]) -> str:
-    """The first few names, for an error message."""
-    texts = [str(name) for name in names]
-    return ", ".join(texts[:MAX_NAMED]) + (f" and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else "")
-
-
-# Parquet files
-
-
-def _load_parquet_files(folder: Path, files: Sequence[Path]) -> dict[str, "datasets.Dataset"]:
-    """The splits in parquet files, where a folder or the first or last word of the file's name says which one it is."""
-    split_of_file = {file: _split_of_parquet_file(file.relative_to(folder)) for file in files}
-    without = [_relative(file, folder) for file, split in split_of_file.items() if split is None]
-    if without and len(without) < len(files):
-        raise ConfigError(
-            f"dataset = '{folder}' has parquet files of splits, and others whose names do not say to which split they "
-            f"belong: {_named(without)}. Names like train-00000.parquet and test.parquet, or folders named train and "
-            "test, say so."
-        )
-    files_of_split: dict[str, list[Path]] = {}
-    for file, split in split_of_file.items():
-        files_of_split.setdefault(split or "train", []).append(file)
-    return {split: _read_parquet_files(folder, of_split) for split, of_split in files_of_split.items()}
-
-
-def _split_of_parquet_file(path: Path) -> str | None:
-    """The split that the relative path of a parquet file names, or None."""
-    for folder in path.parts[:-1]:
-        if folder.lower() in SPLIT_NAMES:
-            return SPLIT_NAMES[folder.lower()]
-    words = "".join(letter if letter.isalpha() else " " for letter in path.stem.lower()).split()
-    words = [word for word in words if word != "of"]  # as in train-00000-of-00002
-    return next((SPLIT_NAMES[word] for word in (words[:1] + words[-1:]) if word in SPLIT_NAMES), None)
-
-
-def _read_parquet_files(folder: Path, files: Sequence[Path]) -> "datasets.Dataset":
-    """The rows of parquet files of one split, in which classes are matched by name where files number them apart."""
-    from datasets import ClassLabel, Dataset, Features, concatenate_datasets, load_dataset
-    from pyarrow import parquet
-
-    groups: dict[str, list[Path]] = {}  # files with the same columns and class names
     try:
-        for file in files:
-            if parquet.read_metadata(file).num_rows:
-                features = Features.from_arrow_schema(parquet.read_schema(file))
-                groups.setdefault(repr(sorted(features.items(), key=lambda item: item[0])), []).append(file)
-        if not groups:
-            return Dataset.from_dict({})
-        parts = [
-            load_dataset("parquet", data_files=[glob.escape(str(file)) for file in group], split="train")
-            for group in groups.values()
-        ]
-    except Exception as error:  # datasets raises errors of many kinds for files that it cannot read
-        _check_parquet_files(folder, files)
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ConfigError(f"dataset = '{folder}' cannot be used: {reason}") from error
-    columns = [sorted(part.column_names) for part in parts]
-    if columns.count(columns[0]) < len(columns):
-        first, other = (next(iter(group)) for group in list(groups.values())[:2])
+        saved = datasets.load_from_disk(folder)
+    except Exception as error:  # of several libraries
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"dataset = '{folder}' has parquet files of one split with different columns: "
-            f"{_relative(first, folder)} has {', '.join(columns[0])}, and {_relative(other, folder)} has "
-            f"{', '.join(columns[1])}."
-        )
-    for column in parts[0].column_names if len(parts) > 1 else ():
-        if all(isinstance(part.features[column], ClassLabel) for part in parts):
-            names = list(dict.fromkeys(name for part in parts for name in part.features[column].names))
-            parts = [_with_class_names(part, column, names) for part in parts]
-    try:
-        return concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
-    except ValueError as error:
-        raise ConfigError(
-            f"dataset = '{folder}' has parquet files of one split whose columns differ in their types: "
-            f"{' '.join(str(error).split())}"
+            f"dataset = '{folder}' was saved by the library datasets, but cannot be read ({reason}): save it again."
         ) from error
-
-
-def _with_class_names(rows: "datasets.Dataset", column: str, names: list[str]) -> "datasets.Dataset":
-    """The same rows with a column of class labels numbered by these names."""
-    from datasets import ClassLabel
-
-    numbers = [names.index(name) for name in rows.features[column].names]
-    labels = [None if label is None else numbers[label] if label >= 0 else label for label in rows[column][:]]
-    return rows.remove_columns(column).add_column(column, labels, feature=ClassLabel(names=names))
-
-
-def _check_parquet_files(folder: Path, files: Iterable[Path]) -> None:
-    """Read every parquet file, since `datasets` does not say which one it could not read."""
-    import pyarrow
-    from pyarrow import parquet
-
-    for file in files:
-        try:
-            for _ in parquet.ParquetFile(file).iter_batches():
-                pass
-        except (OSError, pyarrow.ArrowException) as error:
-            raise ConfigError(
-                f"dataset = '{folder}' has a damaged file, {file} ({' '.join(str(error).split())}): replace it by an "
-                "intact copy."
-            ) from error
+    splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+    return {split_of(name) or name: rows for name, rows in splits.items()}
 
 
 # Images
 
 
+@dataclass(frozen=True)
+class Split:
+    """The images of a split, with their class folders or the columns of a metadata file."""
+
+    images: Sequence[Path]
+    class_folders: Sequence[str] = ()
+    columns: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+    def to_dataset(self) -> "datasets.Dataset":
+        """The split with the column "image"; class folders become class labels in the column "label"."""
+        from datasets import ClassLabel, Dataset, Features, Image
+
+        images = list(map(str, self.images))
+        if self.columns:
+            return Dataset.from_dict({"image": images, **self.columns}).cast_column("image", Image())
+        features = Features({"image": Image(), "label": ClassLabel(names=sorted(set(self.class_folders)))})
+        return Dataset.from_dict({"image": images, "label": list(self.class_folders)}, features=features)
+
+
 def _load_images(
     folder: Path, files: Sequence[Path], images: Sequence[Path]
-) -> tuple[dict[str, "datasets.Dataset"], Counter[str]]:
-    """The splits of a folder of images, and the number of files that are left out, by what they are."""
-    folder = _without_wrapping(folder, images)
-    left_out, used = Counter[str](), set[Path]()
-    splits = {}
-    for split, (place, of_split) in _split_folders(folder, images).items():
-        if metadata := _metadata_file(place) or _metadata_file(folder):
-            splits[split] = _read_metadata(folder, metadata, images, of_split)
-            left_out["images that no metadata file lists"] += len(of_split) - len(splits[split])
-            used.add(metadata)
-        else:
-            splits[split] = _read_class_folders(folder, place, of_split)
-    left_out["files that are no images"] = len(files) - len(images) - len(used)
-    return splits, left_out
-
-
-def _metadata_file(folder: Path) -> Path | None:
-    """The metadata file in a folder, if there is one."""
-    return next((folder / name for name in METADATA_NAMES if (folder / name).is_file()), None)
-
-
-def _without_wrapping(folder: Path, images: Iterable[Path]) -> Path:
-    """The folder inside, if all that a folder has is one folder whose folders are all splits."""
-    inner = {image.relative_to(folder).parts[:-1] for image in images}
-    first = {parts[0] for parts in inner if parts}
-    second = {parts[1].lower() for parts in inner if len(parts) > 1}
-    wraps = all(len(parts) > 1 for parts in inner) and second <= SPLIT_NAMES.keys()
-    is_split = not first.isdisjoint(SPLIT_NAMES)
-    return folder / first.pop() if wraps and len(first) == 1 and not is_split and not _metadata_file(folder) else folder
-
-
-def _split_folders(folder: Path, images: Sequence[Path]) -> dict[str, tuple[Path, list[Path]]]:
-    """For each split, its folder and its images. Only the names of the first folders count.
-
-    They are splits if each of them has the name of a split and holds class folders, or if metadata list their images.
-    """
-    has_metadata = _metadata_file(folder) is not None
-    images_of: dict[str, list[Path]] = {}  # by the first folder; "" for images at the top
-    for image in images:
-        first, *_ = image.relative_to(folder).parts
-        images_of.setdefault("" if folder / first == image else first, []).append(image)
-    named = [name for name in images_of if name.lower() in SPLIT_NAMES]
-    others = [name for name in images_of if name not in named]
-    divided = [name for name in named if has_metadata or _holds_classes(folder / name, images_of[name])]
-    if not divided or (has_metadata and others):
-        if named and not others:
-            raise ConfigError(
-                f"dataset = '{folder}' has the folders {_named(named)}, but nothing in them says the class of an "
-                "image: put the images of each split into one folder for each class, or list them in metadata.csv."
-            )
-        return {"train": (folder, list(images))}
-    if others or len(divided) < len(named):
-        rest = [name or f"the image {images_of[''][0].name}" for name in images_of if name not in divided]
-        raise ConfigError(
-            f"dataset = '{folder}' has the splits {_named(divided)} and beside them {_named(rest)}: the first folders "
-            "must be all splits, with class folders in them, or all classes."
+) -> tuple[dict[str, "datasets.Dataset"], list[str]]:
+    """The splits of a folder of images, and sentences about what is left out."""
+    metadata = [file for file in files if file.name in METADATA_NAMES]
+    splits = _read_splits(folder, _top(folder, images, metadata), images, metadata)
+    times_read = Counter(image for split in splits.values() for image in split.images)
+    unlisted = [image for image in images if image not in times_read]
+    if times_read.total() != len(times_read) or (unlisted and not metadata):  # never, by the rules of this file
+        raise RuntimeError(
+            f"Of {len(images)} images in {folder}, {len(times_read)} were read, {times_read.total()} times."
         )
-    empty = [place.name for place in folder.iterdir() if place.is_dir() and place.name not in images_of]
-    divided += [name for name in empty if name.lower() in SPLIT_NAMES]
-    split_of_name = {name: SPLIT_NAMES[name.lower()] for name in divided}
-    for split, number in Counter(split_of_name.values()).items():
-        if number > 1:
-            same = [name for name, other in split_of_name.items() if other == split]
-            raise ConfigError(f"dataset = '{folder}' has several folders of the {split} split: {_named(same)}.")
-    return {split: (folder / name, images_of.get(name, [])) for name, split in split_of_name.items()}
+    notes = []
+    if unlisted:
+        notes.append(
+            f"{counted(len(unlisted), 'image')} left out, which no metadata file lists: {_within(folder, unlisted)}"
+        )
+    if others := sorted(set(files).difference(images, metadata)):
+        notes.append(f"{counted(len(others), 'file')} left out, not named like an image: {_within(folder, others)}")
+    return {name: split.to_dataset() for name, split in splits.items()}, notes
 
 
-def _holds_classes(place: Path, images: Iterable[Path]) -> bool:
-    """Whether a folder holds class folders or a metadata file, as the folder of a split does."""
-    return any(image.parent != place for image in images) or _metadata_file(place) is not None
+def _within(folder: Path, paths: Iterable[Path]) -> str:
+    """The first few paths, relative to a folder."""
+    return listed(path.relative_to(folder) for path in paths)
 
 
-def _read_class_folders(folder: Path, place: Path, images: Sequence[Path]) -> "datasets.Dataset":
-    """The images of one split, where the folder of an image is its class."""
-    from datasets import ClassLabel, Dataset, Features, Image
+def _top(folder: Path, images: Sequence[Path], metadata: Sequence[Path]) -> Path:
+    """Where the splits or the metadata are: the folder itself, or one that is all that it has, like data/."""
+    top = folder
+    while True:
+        inside = {path.relative_to(top).parts[0] for path in [*images, *metadata]}
+        if len(inside) != 1 or split_of(name := inside.pop()) or not (top / name).is_dir():
+            return folder
+        top = top / name
+        places = [image.relative_to(top).parts for image in images]
+        holds_splits = all(split_of(place[0]) for place in places) and any(len(place) > 2 for place in places)
+        if holds_splits or any(file.parent == top for file in metadata):
+            return top
 
-    parents: dict[str, set[Path]] = {}
-    classes = []
+
+def _read_splits(folder: Path, top: Path, images: Sequence[Path], metadata: Sequence[Path]) -> dict[str, Split]:
+    """The splits below a folder; only the names of the folders directly below it say which split an image is of.
+
+    Raises:
+        ConfigError: If the folders are not all splits or all classes, or if nothing says the classes.
+    """
+    at_top = next((file for file in metadata if file.parent == top), None)
+    by_folder: dict[str, list[Path]] = {}
     for image in images:
-        first, *rest = image.relative_to(place).parts
-        if not rest:
+        by_folder.setdefault(_first_folder(image, top), []).append(image)
+    if at_top:
+        rows = read_metadata(folder, at_top, images)
+        used = {_first_folder(image, top) for image in rows[0]}
+    else:
+        used = set(by_folder)
+    # Folders with the name of a split are splits if anything in them says the class of an image.
+    holding = {
+        name for name in used
+        if split_of(name) and (at_top or any(file.parent == top / name for file in metadata)
+        or any(image.parent != top / name for image in by_folder[name]))
+    }  # fmt: skip
+    others = sorted(used - holding)
+    if holding and others:
+        shown = [name or f"the image {by_folder[''][0].name}" for name in others]
+        raise ConfigError(
+            f"dataset = '{folder}' has the splits {listed(sorted(holding))} and beside them {listed(shown)}: the "
+            f"folders in {top} must be all splits, with class folders in them, or all classes."
+        )
+    if not holding and used and all(map(split_of, used)):
+        raise ConfigError(
+            f"dataset = '{folder}' has the folders {listed(sorted(used))}, but nothing in them says the class of an "
+            "image: put the images of each split into one folder for each class, or list them in metadata.csv."
+        )
+    read = (
+        [at_top] if at_top else [file for file in metadata if file.parent.parent == top and file.parent.name in holding]
+    )
+    if ignored := [file for file in metadata if file not in read]:
+        raise ConfigError(
+            f"dataset = '{folder}' has metadata where they are not looked for, {_within(folder, ignored)}: they must "
+            "be beside the folders of the splits, or in them, and one for each."
+        )
+    folder_of_split: dict[str, str] = {}
+    for name in sorted(holding | ({place.name for place in top.iterdir() if place.is_dir()} if holding else set())):
+        if (split := split_of(name)) and folder_of_split.setdefault(split, name) != name:
+            names = f"{folder_of_split[split]}, {name}"
+            raise ConfigError(f"dataset = '{folder}' has several folders of the {split} split: {names}.")
+    if not holding:
+        return {"train": _of_metadata(rows, top, None) if at_top else _of_class_folders(folder, top, images)}
+    splits = {}
+    for split, name in folder_of_split.items():
+        own = next((file for file in read if file.parent == top / name), None)
+        if at_top:
+            splits[split] = _of_metadata(rows, top, name)
+        elif own:
+            splits[split] = _of_metadata(read_metadata(folder, own, by_folder[name]), top, name)
+        else:
+            splits[split] = _of_class_folders(folder, top / name, by_folder.get(name, []))
+    return splits
+
+
+def _first_folder(image: Path, top: Path) -> str:
+    """The name of the first folder on the way to an image; empty for an image at the top."""
+    place = image.relative_to(top).parts
+    return place[0] if len(place) > 1 else ""
+
+
+def _of_metadata(rows: tuple[list[Path], dict[str, list[object]]], top: Path, name: str | None) -> Split:
+    """The rows of a metadata file whose images are in one of the first folders, or all if that is None."""
+    images, columns = rows
+    chosen = [row for row, image in enumerate(images) if name in (None, _first_folder(image, top))]
+    columns = {key: [values[row] for row in chosen] for key, values in columns.items()}
+    return Split([images[row] for row in chosen], columns=columns)
+
+
+def _of_class_folders(folder: Path, place: Path, images: Sequence[Path]) -> Split:
+    """The images of one split, where the first folder of an image is its class."""
+    parents: dict[str, set[Path]] = {}
+    for image in images:
+        if not (name := _first_folder(image, place)):
             raise ConfigError(
-                f"dataset = '{folder}' has an image that is in no class folder, {_relative(image, folder)}: move it "
+                f"dataset = '{folder}' has an image that is in no class folder, {image.relative_to(folder)}: move it "
                 "into the folder of its class, remove it, or list all images in metadata.csv."
             )
-        classes.append(unicodedata.normalize("NFC", first))  # computers encode accents in two ways
-        parents.setdefault(first, set()).add(image.parent)
-    for name, folders in parents.items():
-        if len(folders) > 1:
+        parents.setdefault(name, set()).add(image.parent)
+    for name, inside in parents.items():
+        if len(inside) > 1:
             raise ConfigError(
-                f"dataset = '{folder}' has the class folder {_relative(place / name, folder)} with several folders of "
-                f"images ({_named(sorted(_relative(each, folder) for each in folders))}): are they the classes? A "
-                "class folder must not be divided."
+                f"dataset = '{folder}' has the class folder {(place / name).relative_to(folder)} with several folders "
+                f"of images, {_within(folder, sorted(inside))}: a class folder must not be divided. If these are the "
+                f"classes or splits, give dataset = '{place / name}'."
             )
-    features = Features({"image": Image(), "label": ClassLabel(names=sorted(set(classes)))})
-    return Dataset.from_dict({"image": [str(image) for image in images], "label": classes}, features=features)
-
-
-def _read_metadata(
-    folder: Path, metadata: Path, images: Sequence[Path], of_split: Sequence[Path]
-) -> "datasets.Dataset":
-    """The images of one split that a metadata file lists in its column `file_name`, with its other columns."""
-    from datasets import Dataset, Image
-
-    file, where = _relative(metadata, folder), f"dataset = '{folder}'"
-    try:
-        table = _read_table(metadata)
-    except Exception as error:  # of several libraries
-        raise ConfigError(f"{where} has {file}, which cannot be read: {' '.join(str(error).split())}.") from error
-    if "file_name" not in table:
-        raise ConfigError(f"{where} has {file} without a column file_name; its columns are {', '.join(table)}.")
-    listed = [Path(os.path.normpath(metadata.parent / str(name))) for name in table["file_name"]]
-    if missing := sorted(set(listed).difference(images)):
-        raise ConfigError(f"{where} has {file}, which lists files that are missing or no images: {_named(missing)}.")
-    if repeated := [path for path, number in Counter(listed).items() if number > 1]:
-        raise ConfigError(f"{where} lists images twice in {file}: {_named(repeated)}.")
-    in_split = set(of_split)
-    rows = [row for row, path in enumerate(listed) if path in in_split]
-    columns = {name: [values[row] for row in rows] for name, values in table.items() if name != "file_name"}
-    paths = [str(listed[row]) for row in rows]
-    return Dataset.from_dict({"image": paths, **columns}).cast_column("image", Image())
-
-
-def _read_table(file: Path) -> Mapping[str, list[object]]:
-    """The columns of a file in one of the formats of metadata."""
-    from pyarrow import csv, json, parquet
-
-    read = {".csv": csv.read_csv, ".jsonl": json.read_json, ".parquet": parquet.read_table}[file.suffix]
-    return read(file).to_pydict()
+    return Split(images, [_first_folder(image, place) for image in images])

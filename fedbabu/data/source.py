@@ -1,6 +1,7 @@
 """A dataset before it is decoded: its splits as the library `datasets` has them, and checks that we can use them."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,8 @@ def _columns_that_can_be_meant(rows: "datasets.Dataset") -> tuple[list[str], lis
     import datasets
 
     features = rows.features
-    images = [column for column, feature in features.items() if _holds_images(feature)]
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    images = images or [column for column, feature in features.items() if _holds_images(feature)]
     labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     return images, labels or [column for column in features if column not in images]
 
@@ -175,6 +177,8 @@ def _recognize(spec: DataSpec, splits: dict[str, "datasets.Dataset"]) -> str | N
 
     A copy has the columns, the class names, the image shape and the numbers of images of the original.
     """
+    from datasets import Image
+
     if spec.dataset in KNOWN_DATASETS:
         return spec.dataset
     features = splits["train"].features
@@ -189,10 +193,10 @@ def _recognize(spec: DataSpec, splits: dict[str, "datasets.Dataset"]) -> str | N
         original_sizes = (sum(known.num_examples),) if known.test_fraction else known.num_examples
         same_classes = known.class_names is not None and names is not None and tuple(names) == known.class_names
         if same_columns and same_classes and sizes == original_sizes:
-            image = splits["train"][0][known.image_column]
-            channels = 1 if image.mode == "L" else 3
-            if (channels, image.height, image.width) == known.image_shape:
-                return name
+            with suppress(Exception):  # of many kinds, if the first image is damaged; decoding it will say so
+                image = splits["train"].cast_column(known.image_column, Image())[0][known.image_column]
+                if (1 if image.mode == "L" else 3, image.height, image.width) == known.image_shape:
+                    return name
     return None
 
 
@@ -202,8 +206,9 @@ def _check_columns(spec: DataSpec, split: str, rows: "datasets.Dataset") -> "dat
 
     dataset, image, label, client = spec.dataset, spec.image_column, spec.label_column, spec.client_column
     existing = f"the {split} split's columns are {', '.join(rows.column_names)}"
-    if not image and not label:
-        raise ConfigError(f"dataset = '{dataset}' needs image-column and label-column to be set: {existing}.")
+    missing = [key for key, column in (("image-column", image), ("label-column", label)) if not column]
+    if missing:
+        raise ConfigError(f"dataset = '{dataset}' needs {' and '.join(missing)} to be set: {existing}.")
     for key, column in (("image-column", image), ("label-column", label), ("client-column", client)):
         if column not in rows.column_names and (column or key != "client-column"):
             raise ConfigError(f"dataset = '{dataset}' has no {key} = '{column}': {existing}.")

@@ -30,4 +30,7 @@ def agree_on_class_names(class_names_of: Mapping[int, ClassNames]) -> ClassNames
 
 def renumbered(info: ClientInfo, own: ClassNames, agreed: ClassNames) -> ClientInfo:
     """A client whose classes have the numbers that all nodes agreed on, instead of its node's own."""
-    return replace(info, classes=tuple(sorted(agreed.index(own[label]) for label in info.classes)))
+    if own == agreed:
+        return info
+    number_of = {name: number for number, name in enumerate(agreed)}
+    return replace(info, classes=tuple(sorted(number_of[own[label]] for label in info.classes)))

@@ -7,6 +7,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedbabu.config import RunConfig
+from fedbabu.data.classes import shorten
 from fedbabu.data.partitions.partition import too_small_client
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.class_names import agree_on_class_names, renumbered
@@ -63,6 +64,10 @@ def _query(grid: Grid, nodes: Iterable[int], config: RunConfig, failures: dict[i
             infos[node] = NodeInfo.from_content(reply.content)
         except ReplyError as error:
             raise ConfigError(f"The description of node {node} is refused: its {error}.") from error
+        num_classes = len(infos[node].class_names)
+        last_class = max((label for client in infos[node].clients.values() for label in client.classes), default=0)
+        if last_class >= num_classes:
+            raise ConfigError(f"Node {node} has images of class {last_class}, but names {num_classes} classes.")
         if (last := max(infos[node].clients, default=0)) >= config.num_clients:
             raise ConfigError(f"Node {node} has client {last}, but there are num-clients = {config.num_clients}.")
         failures.pop(node, None)
@@ -98,6 +103,13 @@ def _federation(infos: dict[int, NodeInfo]) -> Federation:
                 raise ConfigError(f"{too_small[0].upper()}{too_small[1:]}: give it more, or set test-fraction.")
             nodes_of.setdefault(client, []).append(node)
             clients[client] = renumbered(client_info, info.class_names, class_names)
+    trained = {class_names[label] for client in clients.values() for label in client.classes}
+    for node, info in infos.items():
+        if untrained := [name for name in info.tested_classes if name not in trained]:
+            raise ConfigError(
+                f"SuperNode {node} has test images of classes of which no client has training images: "
+                f"{shorten(untrained)}. Remove them, or add training images."
+            )
     shapes = {info.image_shape for info in infos.values()}
     if len(shapes) > 1:
         raise ConfigError(f"The SuperNodes' images differ in channels, height or width: {sorted(shapes)}.")

@@ -18,7 +18,7 @@ from fedbabu.data.classes import ClassNames
 from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions import PARTITIONS, usable_owners
-from fedbabu.data.partitions.partition import Partition, open_simulated_data, whole_dataset
+from fedbabu.data.partitions.partition import Partition, open_simulated_data, untrained_test_images, whole_dataset
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.messages import NodeInfo
@@ -80,11 +80,13 @@ class Node:
             )
             for client in self.clients
         }
+        tested = tuple(self.dataset.class_names[label] for label in np.unique(self.dataset.labels["test"]))
         return NodeInfo(
             clients=clients,
             dataset=self.dataset.name,
             image_shape=self.dataset.image_shape,
             class_names=self.dataset.class_names,
+            tested_classes=tested if self.local_data else (),
             notes=self._notes(),
             num_nodes=self.num_nodes,
             local_data=self.local_data,
@@ -98,6 +100,8 @@ class Node:
             _, num_left_out = usable_owners(spec, self.dataset)
             too_few = f"{counted(num_left_out, 'owner')} with too few images left out (min-examples-per-owner)"
             notes += [too_few] if num_left_out else []
+        if not self.local_data and (untrained := untrained_test_images(self.dataset)):
+            notes.append(f"There are {untrained}")
         if self.config.device == "auto" and (reason := why_no_gpu()):
             notes.append(f"This machine has a GPU that is not used: {reason}")
         if self.dataset.name not in KNOWN_DATASETS:  # theirs is documented, and that of others is a guess

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from fedbabu.config import PAPER_PROTOCOL, default_run_config
+from fedbabu.config import PAPER_PROTOCOL, default_run_config, partition_keys
 from fedbabu.data.partitions import PARTITIONS
 from fedbabu.runs.files import write_whole
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.settings import COMPARED_KEYS, declared_algorithm, partition_keys, setting_of
+from fedbabu.runs.settings import COMPARED_KEYS, declared_algorithm, setting_of
 
 SCREEN_DPI, PRINT_DPI = 120, 200
 DEFAULT_FONT = "DejaVu Sans"  # which Matplotlib brings

@@ -81,11 +81,11 @@ def combinations(overrides: Sequence[str]) -> tuple[list[list[str]], set[str]]:
         try:
             (override,) = OverridesParser.create().parse_overrides([text])
             values = override.sweep_string_iterator() if override.is_sweep_override() else []
-            key = override.get_key_element()
-            given = [f"{key}={value}" for value in values] or [text]
-            choices.append([_with_a_path_as_dataset(each) for each in given] if key == "dataset" else given)
+            choices.append([f"{override.get_key_element()}={value}" for value in values] or [text])
         except (HydraException, ValueError) as error:
             raise ConfigError(f"'{text}' is not an override like cells.s=2 or \"results-dir='/a b'\".") from error
+        if override.key_or_group == "dataset":
+            choices[-1] = list(map(_with_a_path_as_dataset, choices[-1]))
         keys.add(override.key_or_group)
         if override.key_or_group in GROUPS and isinstance(override.value(), dict):
             raise ConfigError(f"'{text}' gives several keys: give each of them alone, like run.momentum=0.5.")
@@ -95,10 +95,13 @@ def combinations(overrides: Sequence[str]) -> tuple[list[list[str]], set[str]]:
 def _with_a_path_as_dataset(override: str) -> str:
     """An override `dataset=…` of the group, or of the run-config key if it is the path of a folder or a Hub id."""
     value = override.removeprefix("dataset=").strip("'\"")
-    if value in KNOWN_DATASETS:
-        return override
     folder = Path(value).expanduser()
-    return f"run.dataset='{os.path.abspath(folder) if folder.is_dir() else value}'"
+    if not value or (value in KNOWN_DATASETS) or ("/" not in value and not folder.is_dir()):
+        return override  # Hydra lists the names that it knows
+    if folder.is_absolute() and not folder.is_dir():
+        raise ConfigError(f"dataset = '{value}': there is no such folder.")
+    place = os.path.abspath(folder) if folder.is_dir() else value
+    return "run.dataset='{}'".format(place.replace("\\", "\\\\").replace("'", "\\'"))
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:

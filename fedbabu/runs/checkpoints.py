@@ -130,9 +130,10 @@ class Checkpoints:
     def clean_up(self, results: Sequence[Mapping[int, int]]) -> None:
         """After the run, remove all but the newest checkpoint and the client states that it or the results need."""
         newest, *older = _files_by_round(self.folder).values()
+        needed = _read(newest).needed_client_states
         for path in older:
             path.unlink(missing_ok=True)
-        self.clients.keep_only([*results, *_read(newest).needed_client_states])
+        self.clients.keep_only([*results, *needed])
 
     def usable(self) -> list[Checkpoint]:
         """The undamaged checkpoints, newest first, after printing what is wrong with the others.

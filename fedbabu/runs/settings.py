@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from fedbabu.algorithms import ALGORITHMS, AS_IN_THE_CODE, Algorithm, Part, Phase, find_algorithm
-from fedbabu.config import RUNTIME_KEYS, under_protocol, with_protocol
+from fedbabu.config import RUNTIME_KEYS, partition_keys, under_protocol, with_protocol
 from fedbabu.config.defaults import RETIRED_KEYS
 from fedbabu.config.protocols import MEASUREMENT_KEYS
 from fedbabu.data.partitions import PARTITIONS
@@ -31,11 +31,6 @@ TRAINING_KEYS = (
 def declared_algorithm(run_config: Mapping[str, Any]) -> Algorithm:
     """The algorithm of a run configuration, as it is declared for the protocol."""
     return find_algorithm(run_config["algorithm"], run_config.get("protocol", "text"))
-
-
-def partition_keys(scheme: str) -> tuple[str, ...]:
-    """The run-config keys that only this partition scheme reads."""
-    return tuple(option.replace("_", "-") for option in PARTITIONS[scheme].options)
 
 
 @cache

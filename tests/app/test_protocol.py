@@ -35,6 +35,16 @@ def test_a_natural_partition_of_small_images_with_figures(run_config, tmp_path, 
     assert "MobileNet: 3,269,950 parameters, images enlarged from 28×28 to 32×32" in printed
 
 
+def test_owners_with_too_few_images_are_counted_in_the_first_lines(run_config, tmp_path, capsys, monkeypatch):
+    """Of five writers, one has 26 training images and the others 27."""
+    recognized_with(monkeypatch, "emnist", num=148)
+    dataset = write_known(tmp_path / "letters", "emnist", num=148)
+    keys = {"dataset": str(dataset), "partition": "natural", "num-clients": 3, "min-examples-per-owner": 27}
+    run, _ = run_server(run_config | keys | SHORT)
+    assert all(client["num-train-examples"] >= 27 for client in run.clients)
+    assert "1 owner with too few images left out (min-examples-per-owner)" in capsys.readouterr().out
+
+
 def test_mobile_net_on_a_folder_of_colour_images(run_config, tmp_path):
     write_folder(tmp_path / "pets", classes=4, size=(32, 32), num=40)
     keys = {"dataset": str(tmp_path / "pets"), "image-column": "picture", "label-column": "kind", "num-clients": 4}

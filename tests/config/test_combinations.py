@@ -60,6 +60,10 @@ def test_keys_that_fit_together_are_accepted(keys):
         ({"algorithm": "fedprox", "proximal-mu": 0.5}, None),
         ({"algorithm": "fedavg", "head-learning-rate-factor": 0.5}, None),
         ({"algorithm": "fedavg", "proximal-mu": 0.01}, None),
+        ({"dirichlet-beta": 0.1}, "dirichlet-beta"),
+        ({"partition": "dirichlet", "shards-per-client": 5}, "shards-per-client"),
+        ({"partition": "dirichlet", "dirichlet-beta": 0.1}, None),
+        ({"protocol": "code", "algorithm": "fedrep"}, None),
     ],
 )
 def test_a_key_that_the_algorithm_does_not_read_is_refused_if_it_was_changed(keys, refused):
@@ -67,5 +71,5 @@ def test_a_key_that_the_algorithm_does_not_read_is_refused_if_it_was_changed(key
     if refused is None:
         check_keys_are_read(config)
     else:
-        with config_error(refused, f"algorithm = '{keys['algorithm']}' does not read it"):
+        with config_error(refused, f"algorithm = '{config.algorithm}'", "does not read it"):
             check_keys_are_read(config)

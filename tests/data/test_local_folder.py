@@ -1,6 +1,8 @@
 """Local folders: the layout alone says what the split and the class of an image are, or the folder is refused."""
 
 import json
+import os
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -15,9 +17,9 @@ from support.partitions import partition_spec
 from support.pictures import RNG, write_folder, write_images
 
 from fedbabu.data.dataset import open_dataset
-from fedbabu.data.local_folder import SPLIT_NAMES
 from fedbabu.data.partitions.partition import make_partition
 from fedbabu.data.source import SPLITS, DataSpec
+from fedbabu.data.split_names import split_of
 from fedbabu.errors import ConfigError
 
 
@@ -103,7 +105,7 @@ def test_what_the_clients_hold_is_what_is_on_disk_or_the_cause_is_named(tmp_path
     else:
         written = write_images(folder, {name: data.draw(number) + 6 for name in classes}, mode=mode)
         spec = DataSpec(str(folder), test_fraction=0.3)
-        if all(name.lower() in SPLIT_NAMES for name in classes):
+        if all(map(split_of, classes)):
             with config_error("nothing in them says the class", classes[0]):
                 open_dataset(spec)
             return
@@ -143,8 +145,9 @@ def test_hidden_files_are_nothing_and_other_files_are_said_to_be_left_out(tmp_pa
     dataset = open_dataset(DataSpec(str(tmp_path)))
     assert len(dataset.labels["train"]) == len(dataset.labels["test"]) == 4
     assert dataset.notes == (
-        "2 files that are no images are left out",
+        "2 files left out, not named like an image: README.md, train/cat/notes.txt",
         "The 3 images of the split validation are left out",
+        "All images are of one class, cat",
     )
 
 
@@ -191,6 +194,63 @@ def test_parquet_files_and_images_are_not_mixed(tmp_path):
         open_dataset(DataSpec(str(tmp_path)))
 
 
+def test_a_folder_that_is_all_there_is_is_looked_through(tmp_path):
+    written = write_images(tmp_path, {f"a/b/{split}/{name}": 4 for split in SPLITS for name in ("cat", "dog")})
+    assert held_by_clients(DataSpec(str(tmp_path)))["test"] == on_disk(written, "test")
+
+
+def test_names_of_sets_are_splits_too(tmp_path):
+    write_images(tmp_path, {f"{split}/cat": 4 for split in ("training_set", "Test-Set")})
+    dataset = open_dataset(DataSpec(str(tmp_path)))
+    assert {split: len(dataset.labels[split]) for split in SPLITS} == {"train": 4, "test": 4}
+
+
+def test_a_single_class_is_said(tmp_path):
+    """As in a layout for detection: train/images/1.png, with the labels elsewhere."""
+    write_images(tmp_path, {f"{split}/images": 4 for split in SPLITS})
+    assert open_dataset(DataSpec(str(tmp_path))).notes == ("All images are of one class, images",)
+
+
+def test_a_class_may_begin_with_underscores_and_what_systems_add_may_not(tmp_path):
+    write_images(tmp_path, {f"{split}/{name}": 4 for split in SPLITS for name in ("__other__", "cat")})
+    write_images(tmp_path, {"__MACOSX/train/cat": 1})
+    assert open_dataset(DataSpec(str(tmp_path))).class_names == ("__other__", "cat")
+
+
+def test_accents_of_two_encodings_are_one_class(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write_images(tmp_path, {f"train/{composed}": 4, f"test/{decomposed}": 4})
+    assert open_dataset(DataSpec(str(tmp_path))).class_names == (composed,)
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path):
+    write_images(tmp_path, {f"{split}/cat": 4 for split in SPLITS})
+    (tmp_path / "train" / "cat" / "0.png").rename(os.fsdecode(os.fsencode(tmp_path / "train/cat") + b"/caf\xe9.png"))
+    with config_error("not in UTF-8", "udce9", "rename"):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+def test_the_same_folder_may_be_behind_several_links(tmp_path):
+    write_images(tmp_path / "pool", {"cat": 4, "dog": 3})
+    for split in SPLITS:
+        (tmp_path / "pets" / split).mkdir(parents=True)
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).symlink_to(tmp_path / "pool" / name)
+    dataset = open_dataset(DataSpec(str(tmp_path / "pets")))
+    assert count_classes(dataset, "train") == count_classes(dataset, "test") == {"cat": 4, "dog": 3}
+
+
+def test_files_behind_a_link_that_have_changed_are_read_again(tmp_path):
+    write_images(tmp_path / "real", {f"{split}/cat": 4 for split in SPLITS})
+    (tmp_path / "linked").mkdir()
+    for split in SPLITS:
+        (tmp_path / "linked" / split).symlink_to(tmp_path / "real" / split)
+    assert len(open_dataset(DataSpec(str(tmp_path / "linked"))).labels["train"]) == 4
+    write_images(tmp_path / "real", {"train/dog": 5})
+    open_dataset.cache_clear()
+    assert len(open_dataset(DataSpec(str(tmp_path / "linked"))).labels["train"]) == 9
+
+
 # Metadata files
 
 
@@ -235,13 +295,69 @@ def test_images_that_no_metadata_list_are_left_out_and_counted(tmp_path):
         write_metadata(tmp_path / split, [{"file_name": f"{i}.png", "kind": i % 2} for i in range(number)])
     dataset = open_dataset(DataSpec(str(tmp_path)))
     assert len(dataset.labels["train"]) == 4
-    assert dataset.notes == ("2 images that no metadata file lists are left out",)
+    assert dataset.notes == ("2 images left out, which no metadata file lists: train/4.png, train/5.png",)
+
+
+def test_labels_in_csv_are_texts_unless_all_are_integers(tmp_path):
+    written = write_images(tmp_path, {"train": 4, "test": 4})
+    for labels, names in (
+        (["007", "7", "7", "007"], ("007", "7")),
+        (["true", "false", "NA", "1.0"], ("1.0", "NA", "false", "true")),
+        (["3", "3", "20", "20"], (3, 20)),
+    ):
+        for split in written:
+            write_metadata(tmp_path / split, [{"file_name": f"{i}.png", "kind": labels[i]} for i in range(4)])
+        open_dataset.cache_clear()
+        dataset = open_dataset(DataSpec(str(tmp_path)))
+        assert dataset.class_names == names
+        assert [str(names[label]) for label in dataset.labels["train"]] == labels
+
+
+def test_metadata_written_on_another_system_are_read(tmp_path):
+    """With backslashes, a byte-order mark and decomposed accents."""
+    write_images(tmp_path, {"train/café": 2, "test/café": 2})
+    for split in SPLITS:
+        name = unicodedata.normalize("NFD", "café")
+        rows = [{"file_name": f"{name}\\{i}.png", "kind": i} for i in range(2)]
+        write_metadata(tmp_path / split, rows)
+        text = (tmp_path / split / "metadata.csv").read_text(encoding="utf-8")
+        (tmp_path / split / "metadata.csv").write_text(text, encoding="utf-8-sig")
+    assert open_dataset(DataSpec(str(tmp_path))).labels["test"].tolist() == [0, 1]
+
+
+def test_metadata_in_the_only_folder_are_read(tmp_path):
+    write_images(tmp_path, {"images": 10})
+    write_metadata(
+        tmp_path / "images", [{"file_name": f"{i}.png", "kind": "cat" if i % 2 else "dog"} for i in range(10)]
+    )
+    assert open_dataset(DataSpec(str(tmp_path), test_fraction=0.2)).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "metadata", "named"),
+    [
+        ({"train": 4, "test": 4, "extra": 1}, "", ["splits test, train", "beside them extra"]),
+        ({"train/cat": 4, "test/cat": 4}, "train/cat", ["where they are not looked for", "train/cat/metadata.csv"]),
+        ({"train/images": 4, "test/images": 4}, "train/images", ["not looked for", "train/images/metadata.csv"]),
+    ],
+)
+def test_metadata_that_are_not_clear_are_refused(tmp_path, numbers, metadata, named):
+    write_images(tmp_path, numbers)
+    images = sorted((tmp_path / metadata).rglob("*.png"))
+    rows = [{"file_name": image.relative_to(tmp_path / metadata), "kind": 0} for image in images]
+    write_metadata(tmp_path / metadata, rows)
+    with config_error(*named):
+        open_dataset(DataSpec(str(tmp_path)))
 
 
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        ([{"file_name": "9.png", "kind": 0}], ["metadata.csv", "missing or no images", "9.png"]),
+        ([{"file_name": "0.png"}], ["no column besides file_name"]),
+        ([{"file_name": "0.png", "image": "1.png", "kind": 0}], ["column image", "rename"]),
+        ([{"file_name": "0.png", "split": "train", "kind": 0}], ["column split", "folders say the split"]),
+        ([{"file_name": "0.png", "kind": ""}], ["an empty label", "row 0 of its train split"]),
+        ([{"file_name": "9.png", "kind": 0}], ["metadata.csv", "lists 9.png", "no such images"]),
         ([{"file_name": "0.png", "kind": 0}] * 2, ["twice", "0.png"]),
         ([{"image": "0.png", "kind": 0}], ["metadata.csv without a column file_name", "image, kind"]),
     ],
@@ -284,6 +400,39 @@ def test_the_names_of_parquet_files_or_of_their_folders_say_the_split(tmp_path, 
     dataset = open_dataset(DataSpec(str(folder)))
     assert dataset.labels["train"].tolist() == [0, 1, 1] * len(train)
     assert dataset.labels["test"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["train_test", "test"], ["train_test.parquet", "several splits"]),
+        (["train", "test", "eval"], ["several names for the test split", "eval.parquet, test.parquet"]),
+        (["small/train", "small/test", "big/train", "big/test"], ["split in several folders: big, small"]),
+    ],
+)
+def test_parquet_files_whose_split_is_not_clear_are_refused(tmp_path, files, named):
+    for name in files:
+        write_parquet(tmp_path / f"{name}.parquet", [0, 1])
+    with config_error(*named):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
+def test_a_word_in_the_middle_of_a_name_says_the_split(tmp_path):
+    for split, labels in (("train", [0, 1, 1]), ("test", [1, 0])):
+        write_parquet(tmp_path / f"pets_{split}_v2.parquet", labels)
+    dataset = open_dataset(DataSpec(str(tmp_path)))
+    assert {split: len(dataset.labels[split]) for split in SPLITS} == {"train": 3, "test": 2}
+
+
+@pytest.mark.parametrize("other", [Value("string"), Value("int32")])
+def test_files_of_a_split_may_write_labels_in_two_types(tmp_path, other):
+    texts = other == Value("string")
+    write_parquet(tmp_path / "train-0.parquet", [0, 1], feature=None if texts else Value("int64"))
+    write_parquet(tmp_path / "train-1.parquet", ["dog", "emu"] if texts else [1, 2], feature=other)
+    write_parquet(tmp_path / "test.parquet", ["dog"] if texts else [1], feature=other)
+    dataset = open_dataset(DataSpec(str(tmp_path)))
+    names = ("cat", "dog", "emu") if texts else (0, 1, 2)
+    assert [dataset.class_names[label] for label in dataset.labels["train"]] == [names[i] for i in (0, 1, 1, 2)]
 
 
 def test_parquet_files_without_a_split_among_others_are_refused(tmp_path):
@@ -339,6 +488,15 @@ def test_a_saved_dataset_is_read(tmp_path):
     saved, parquet = (open_dataset(DataSpec(str(tmp_path / name))) for name in ("saved", "pets"))
     assert np.array_equal(saved.images["train"], parquet.images["train"])
     assert saved.class_names == parquet.class_names
+
+
+def test_a_damaged_saved_dataset_is_named(tmp_path):
+    write_folder(tmp_path / "pets")
+    Dataset.from_parquet(str(tmp_path / "pets" / "train.parquet")).save_to_disk(tmp_path / "saved")
+    for file in (tmp_path / "saved").glob("*.arrow"):
+        file.write_bytes(b"no arrow")
+    with config_error("was saved by the library datasets, but cannot be read", tmp_path / "saved"):
+        open_dataset(DataSpec(str(tmp_path / "saved"), test_fraction=0.5))
 
 
 def test_a_link_to_a_folder_is_followed_once(tmp_path):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from support.errors import config_error
@@ -74,6 +75,23 @@ def test_the_class_names_of_cifar_are_those_of_the_hub(name):
     names = KNOWN_DATASETS[name].class_names
     assert list(names[:5]) == first.split()
     assert len(set(names)) == {"cifar10": 10, "cifar100": 100}[name]
+
+
+def test_a_damaged_first_image_of_a_copy_is_named(tmp_path, monkeypatch):
+    recognized_with(monkeypatch, "cifar10", num=20)
+    folder = write_known(tmp_path / "copy", "cifar10", num=20)
+    table = pyarrow.parquet.read_table(folder / "train.parquet")
+    cells = [{"bytes": b"no image", "path": None}, *table["img"].to_pylist()[1:]]
+    column = pyarrow.array(cells, table.schema.field("img").type)
+    pyarrow.parquet.write_table(table.set_column(0, table.schema.field("img"), column), folder / "train.parquet")
+    with config_error("row 0 of its train split", "it is no image file"):
+        open_dataset(DataSpec(str(folder)))
+
+
+def test_the_numbers_of_digits_are_those_of_its_data():
+    known, dataset = KNOWN_DATASETS["digits"], open_dataset(DataSpec("digits"))
+    assert known.num_examples == tuple(len(dataset.labels[split]) for split in SPLITS)
+    assert known.image_shape == dataset.image_shape
 
 
 def test_a_tenth_of_every_emnist_writer_is_held_out(tmp_path, monkeypatch):
@@ -196,7 +214,7 @@ def test_columns_that_are_not_given_are_found_if_only_one_can_be_meant(folder):
 
 def test_columns_that_are_not_given_must_be_clear(tmp_path):
     write_known(tmp_path / "copy", "cifar100")
-    with config_error("label-column = ''", "img, fine_label, coarse_label"):
+    with config_error("needs label-column to be set", "img, fine_label, coarse_label"):
         open_dataset(DataSpec(str(tmp_path / "copy")))
 
 

@@ -82,3 +82,15 @@ def test_how_data_were_read_is_said_in_the_first_lines(config, owners, capsys):
     assert printed.count("Augmentation: random crops with a padding of 2 pixels, mirrored at random") == 1
     run_server(config | {"crop-padding": 0, "horizontal-flip": False}, node_configs=owners)
     assert "Augmentation: no crops, not mirrored" in capsys.readouterr().out
+
+
+def test_a_class_that_only_test_images_have_is_refused_by_the_name_of_its_node(config, owners, tmp_path):
+    write_images(tmp_path / "1", {"test/unicorn": 2})
+    with config_error("SuperNode 101 has test images", "no client has training images: unicorn"):
+        run_server(config, node_configs=owners)
+
+
+def test_a_node_may_test_a_class_that_another_node_trains(config, owners, tmp_path):
+    write_images(tmp_path / "2", {"test/cat": 2})
+    run, _ = run_server(config, node_configs=owners)
+    assert [client["num-test-examples"] for client in run.clients] == [30, 20, 12]

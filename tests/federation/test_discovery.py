@@ -35,6 +35,16 @@ def test_a_forged_description_of_a_node_is_refused_by_name(tiny_config, change, 
         run_server(tiny_config, fault=forge_replies(forgery, "query"))
 
 
+def test_a_class_without_a_name_is_refused(tiny_config):
+    def forgery(content):
+        described = json.loads(str(content["content"]["json"]))
+        described["clients"]["7"]["classes"] = [0, 10]
+        content["content"] = ConfigRecord({"json": json.dumps(described)})
+
+    with config_error("Node 101", "class 10", "names 10 classes"):
+        run_server(tiny_config, fault=forge_replies(forgery, "query"))
+
+
 def test_a_client_that_is_not_below_num_clients_is_refused(tiny_config):
     def forgery(content):
         described = json.loads(str(content["content"]["json"]))

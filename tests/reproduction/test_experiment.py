@@ -68,10 +68,16 @@ def test_a_key_of_one_algorithm_is_for_its_cells_alone():
 
 
 def test_the_dataset_of_a_sweep_may_be_a_folder_or_an_id_of_the_hub(tmp_path, monkeypatch):
-    (tmp_path / "my pets").mkdir()
     monkeypatch.chdir(tmp_path)
-    for given, meant in (("my pets", tmp_path / "my pets"), (tmp_path, tmp_path), ("someone/pets", "someone/pets")):
-        experiment = Experiment.compose([f"dataset='{given}'", "algorithm=fedavg,fedbabu"])
+    for name in ("my pets", "it's"):
+        (tmp_path / name).mkdir()
+    for given, meant in (
+        ("'my pets'", tmp_path / "my pets"),
+        (tmp_path, tmp_path),
+        ('"it\'s"', tmp_path / "it's"),
+        ("someone/pets", "someone/pets"),
+    ):
+        experiment = Experiment.compose([f"dataset={given}", "algorithm=fedavg,fedbabu"])
         assert [cell.config["dataset"] for cell in experiment.cells] == [str(meant)] * 2
 
 

@@ -1,11 +1,13 @@
 """Checkpoints: what is in them, how many are kept, and which are usable."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from support.in_process import run_server
 
 from fedbabu.errors import RunError
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
@@ -106,3 +108,16 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_given_up(tmp_path, monkeypa
         with pytest.raises(OSError, match="Input/output error"):
             Checkpoints(tmp_path).usable()
     assert len(Checkpoints(tmp_path).usable()) == 1
+
+
+def test_after_the_run_only_the_states_of_its_results_are_kept(tiny_config):
+    """Of each of Ditto's clients the newest state and that of the best round, which may be the same."""
+    run, _ = run_server(tiny_config | {"algorithm": "ditto", "num-server-rounds": 5, "checkpoint-every": 1})
+    (checkpoint,) = Checkpoints(run.path).usable()
+    assert checkpoint.server_round == 5
+    needed = {
+        (client, saved) for rounds in checkpoint.needed_client_states for client, saved in rounds.items()
+    }  # the evaluation of the last round may have made it the best one, whose states are the newest
+    kept = {(int(path.parent.name), int(path.stem.split("-")[1])) for path in run.path.glob("clients/*/*")}
+    assert kept == needed
+    assert max(Counter(client for client, _ in kept).values()) <= 2

@@ -108,13 +108,14 @@ def make_partition(dataset: ImageDataset, spec: PartitionSpec) -> Partition:
             f"num-clients = {spec.num_clients} is too many for the {num_images} training images of '{dataset.name}', "
             f"since each client needs {MIN_TRAIN_IMAGES}: it must be at most {num_images // MIN_TRAIN_IMAGES}."
         )
+    if untrained := not scheme.by_owner and not spec.iid_test_set and untrained_test_images(dataset):
+        raise ConfigError(f"dataset = '{dataset.name}' has {untrained}: remove them, or add training images.")
     train = scheme.divide(spec, dataset)
     if spec.iid_test_set:
         test = _spread_evenly(dataset.labels["test"], spec)
     elif scheme.by_owner:
         test = _test_rows_of_owners(dataset, train, spec)
     else:
-        _check_classes_of_test_images(dataset)
         test = _share_in_proportion(dataset.labels["test"], _class_counts(dataset, "train", train), spec)
     for client, (train_rows, test_rows) in enumerate(zip(train, test, strict=True)):
         if too_small := too_small_client(client, len(train_rows), len(test_rows)):
@@ -122,16 +123,14 @@ def make_partition(dataset: ImageDataset, spec: PartitionSpec) -> Partition:
     return Partition({"train": dict(enumerate(train)), "test": dict(enumerate(test))})
 
 
-def _check_classes_of_test_images(dataset: ImageDataset) -> None:
-    """Raise a ConfigError if a class has test images and no training images: no client would be tested on them."""
+def untrained_test_images(dataset: ImageDataset) -> str:
+    """Say how many test images are of classes without training images, and name the classes; empty for none."""
     counts = {split: np.bincount(labels, minlength=dataset.num_classes) for split, labels in dataset.labels.items()}
     untrained = np.flatnonzero((counts["test"] > 0) & (counts["train"] == 0))
-    if len(untrained):
-        raise ConfigError(
-            f"dataset = '{dataset.name}' has {counts['test'][untrained].sum()} test images of classes without training "
-            f"images ({shorten([dataset.class_names[label] for label in untrained])}): remove them, or add training "
-            "images."
-        )
+    if not len(untrained):
+        return ""
+    names = shorten([dataset.class_names[label] for label in untrained])
+    return f"{counted(counts['test'][untrained].sum(), 'test image')} of classes without training images ({names})"
 
 
 def all_class_counts(dataset: ImageDataset, partition: Partition) -> dict[str, IntArray]:

@@ -127,7 +127,8 @@ def usable_owners(spec: PartitionSpec, dataset: ImageDataset) -> tuple[IntArray,
     """The owners with enough training images and a test image, int64 [n], and the number of all others."""
     num_owners = 1 + max(int(owners.max()) for owners in dataset.owners.values())
     train, test = (np.bincount(dataset.owners[split], minlength=num_owners) for split in SPLITS)
-    usable = np.flatnonzero((train >= spec.min_examples_per_owner) & (test > 0))
+    is_usable = (train >= spec.min_examples_per_owner) & ((test > 0) | spec.iid_test_set)
+    usable = np.flatnonzero(is_usable)
     return usable, int(((train > 0) | (test > 0)).sum()) - len(usable)
 
 
