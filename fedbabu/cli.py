@@ -122,7 +122,7 @@ def partition(
 
 @app.command(name="app")
 def app_path() -> None:
-    """Print the path of the app's folder, for `flwr run "$(fedbabu app)"` where fedbabu was installed as a wheel."""
+    """Print the path of the app's folder, which `flwr run` takes."""
     from fedbabu.app_folder import app_folder
 
     print(app_folder())
@@ -131,10 +131,12 @@ def app_path() -> None:
 @app.command()
 def config() -> None:
     """Print all run-config keys: default, allowed values, meaning."""
-    from fedbabu.config import RunConfig, default_run_config, key_meanings, toml_value
+    from fedbabu.config import RunConfig, default_run_config, key_groups, key_meanings, toml_value
     from fedbabu.config.wording import allowed_values
 
-    defaults, meanings = default_run_config(), key_meanings()
-    print("| key | default | allowed | meaning |\n| --- | --- | --- | --- |")
-    for key, schema in RunConfig.model_json_schema()["properties"].items():
-        print(f"| `{key}` | `{toml_value(defaults[key])}` | {allowed_values(schema)} | {meanings[key]} |")
+    defaults, meanings, schemas = default_run_config(), key_meanings(), RunConfig.model_json_schema()["properties"]
+    for group, keys in key_groups().items():
+        print(f"## {group}\n\n| key | default | allowed | meaning |\n| --- | --- | --- | --- |")
+        for key in keys:
+            print(f"| `{key}` | `{toml_value(defaults[key])}` | {allowed_values(schemas[key])} | {meanings[key]} |")
+        print()

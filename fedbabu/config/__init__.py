@@ -4,6 +4,7 @@ from fedbabu.config.defaults import (
     PAPER_PROTOCOL,
     RUNTIME_KEYS,
     default_run_config,
+    key_groups,
     key_meanings,
     parse_overrides,
     toml_value,
@@ -13,6 +14,6 @@ from fedbabu.config.run_config import SPECIAL_KEYS, RunConfig, check_keys_are_re
 
 __all__ = [
     "PAPER_PROTOCOL", "PROTOCOLS", "RUNTIME_KEYS", "SPECIAL_KEYS", "TEMPLATES", "Measurement", "RunConfig",
-    "check_keys_are_read", "default_run_config", "key_meanings", "parse_overrides", "partition_keys", "toml_value",
-    "under_protocol", "with_protocol",
+    "check_keys_are_read", "default_run_config", "key_groups", "key_meanings", "parse_overrides", "partition_keys",
+    "toml_value", "under_protocol", "with_protocol",
 ]  # fmt: skip

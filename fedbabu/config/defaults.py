@@ -41,6 +41,14 @@ def key_meanings() -> dict[str, str]:
     return {key: " ".join(comment.replace("# ", "").split()).removesuffix(".") for comment, key in documented}
 
 
+def key_groups() -> dict[str, list[str]]:
+    """The run-config keys in the groups of pyproject.toml, by the name of the group."""
+    section = PYPROJECT.read_text(encoding="utf-8").split("[tool.flwr.app.config]")[1].split("\n[")[0]
+    _, *parts = re.split(r"^# ---- (.+) ----$", section, flags=re.MULTILINE)
+    keys = (re.findall(r"^([\w-]+) =", part, flags=re.MULTILINE) for part in parts[1::2])
+    return dict(zip(parts[::2], keys, strict=True))
+
+
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """The run-config keys in what `flwr run --run-config` accepts: one TOML file, or texts like "a=1 b='two'".
 

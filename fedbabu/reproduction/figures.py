@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fedbabu.plots import paper_figures, style
-from fedbabu.plots.accuracy import accuracy_by, accuracy_over_finetune_epochs
+from fedbabu.plots.accuracy import accuracy_by, accuracy_over_clients, accuracy_over_finetune_epochs
 from fedbabu.reproduction.comparison import OWN, ComparedCell, OurNumber
 from fedbabu.reproduction.paper.tables import accuracy_by_finetune_epoch
 from fedbabu.runs.folder import RunFolder
@@ -58,6 +58,7 @@ FIGURES = {
         paper_figures.vehicle_representations,
         lambda run: run.dataset["name"] in paper_figures.VEHICLES and "features" in run.config["record"].split(),
     ),
+    "accuracy-over-clients": FigureKind(accuracy_over_clients, _is_federated),
     "accuracy-over-finetune-epochs": FigureKind(
         partial(accuracy_over_finetune_epochs, paper=accuracy_by_finetune_epoch), _is_federated
     ),

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, counted
 from fedbabu.plots.style import save_figure
 from fedbabu.reproduction.comparison import (
     MIN_SEEDS,
@@ -157,7 +157,9 @@ def _rows(experiment: Experiment, cells: Sequence[ComparedCell]) -> list[list[st
         return tuple(values[key].index(cell.axes.get(key)) for key in keys)
 
     sources = list(dict.fromkeys(source for cell in cells for source in cell.ours))
-    texts = {(place(cell, down), place(cell, across)): "\n".join(cell.texts(sources)) for cell in cells}
+    printed = [] if all(isnan(cell.paper_mean) for cell in cells) else ["paper"]
+    num_lines = len(sources) + len(printed)
+    texts = {(place(cell, down), place(cell, across)): "\n".join(cell.texts(sources)[:num_lines]) for cell in cells}
     columns = sorted({column for _, column in texts})
     rows = [[*(SYMBOLS.get(key, key) for key in down), ""]]
     for column in columns:
@@ -168,14 +170,14 @@ def _rows(experiment: Experiment, cells: Sequence[ComparedCell]) -> list[list[st
         if "metric" in shown:
             shown["metric"] = METRIC_TITLES[str(shown["metric"])]
         heads = ["" if value is None else str(value) for value in shown.values()]
-        rows.append([*heads, "\n".join([*sources, "paper"]), *(texts.get((line, column), "") for column in columns)])
+        rows.append([*heads, "\n".join([*sources, *printed]), *(texts.get((line, column), "") for column in columns)])
     return rows
 
 
 def _notes(experiment: Experiment, cells: Sequence[ComparedCell]) -> list[str]:
     """Sentences about the runs and about the differences from the paper."""
     table, num_runs = experiment.table or {}, [len(cell.runs) for cell in cells if cell.runs]
-    notes = [f"{len(num_runs)} of {len(cells)} cells have runs."]
+    notes = [f"{len(num_runs)} of {counted(len(cells), 'cell')} {'has a run' if len(cells) == 1 else 'have runs'}."]
     numbers = [(ours, cell.paper_mean) for cell in cells for ours in cell.ours.values() if ours.runs]
     compared = [(ours, paper) for ours, paper in numbers if not isnan(paper)]
     if decided := [ours for ours, paper in compared if ours.is_outside(paper) is not None]:

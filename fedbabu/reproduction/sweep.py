@@ -18,6 +18,7 @@ from rich.text import Text
 
 from fedbabu.app_folder import app_folder
 from fedbabu.config import RUNTIME_KEYS, RunConfig
+from fedbabu.errors import counted
 from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
 from fedbabu.reproduction.local_superlink import local_superlink, start, stop
 from fedbabu.runs.folder import RunFolder
@@ -109,9 +110,10 @@ def summary(experiment: Experiment, runs: Sequence[PlannedRun]) -> str:
     known = [run.seconds for run in todo if run.seconds is not None]
     left = f", about {format_duration(sum(known))} on this machine" if known else ""
     if known and len(known) < len(todo):
-        left += f" and {len(todo) - len(known)} runs of unknown data"
+        left += f" and {counted(len(todo) - len(known), 'run')} of unknown data"
     finished = f"{len(runs) - len(todo)} finished"
-    return f"{experiment.title}\n{len(experiment.cells)} cells of {len(runs)} runs, {finished}{left}"
+    size = f"{counted(len(experiment.cells), 'cell')} of {counted(len(runs), 'run')}"
+    return f"{experiment.title}\n{size}, {finished}{left}"
 
 
 def listing(runs: Sequence[PlannedRun]) -> Table:

@@ -10,10 +10,11 @@ from support import PROJECT
 from support.fake_runs import FakeRuns, ramp
 
 from fedbabu.cli import main
+from fedbabu.config import default_run_config
 from fedbabu.reproduction.experiment import Experiment
 from fedbabu.reproduction.paper.tables import cells_of_table
 
-PAGES = ("README.md", "_static/README.md")
+PAGES = ("docs/experiments.md", "docs/_static/README.md")
 ONE_CELL = ["experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4", "algorithm=fedavg"]
 
 
@@ -33,7 +34,7 @@ def test_the_help_says_what_each_command_is_for():
     shown = python("-m", "fedbabu", "--help")
     assert shown == python("-c", "from fedbabu.cli import main; main(['--help'])")
     lines = dict(re.findall(r"^  (\w+) +(\w.*\.)$", shown.split("Commands:")[1], flags=re.MULTILINE))
-    assert list(lines) == ["sweep", "report", "partition", "config"]
+    assert list(lines) == ["sweep", "report", "partition", "app", "config"]
     assert not any(line.endswith("...") for line in lines.values())
 
 
@@ -42,10 +43,11 @@ def test_the_help_does_not_wait_for_heavy_imports():
     assert {"torch", "flwr", "hydra", "matplotlib", "datasets"}.isdisjoint(modules)
 
 
-def test_the_table_of_run_config_keys_is_that_of_the_readme(capsys):
+def test_the_tables_of_run_config_keys_are_those_of_the_docs(capsys):
     status, printed = run(capsys, "config")
     assert status == 0
-    assert printed in (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert printed.count("\n| `") == len(default_run_config())
+    assert printed.rstrip() in (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", [["report"], ["sweep", "--dry-run"]])
@@ -60,7 +62,7 @@ def test_a_dry_run_lists_the_cells_and_runs_nothing(capsys, tmp_path):
     status, printed = run(capsys, "sweep", *ONE_CELL, "--dry-run", f"results-dir={tmp_path}")
     assert status == 0
     assert "fedavg, s = 2, f = 0.1, τ = 4" in printed
-    assert "1 cells of 1 runs, 0 finished" in printed
+    assert "1 cell of 1 run, 0 finished" in printed
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,14 +111,36 @@ def test_the_commands_of_a_page_can_be_composed(page):
 
 
 def test_the_gallery_has_a_command_for_every_figure_with_runs():
-    page = (PROJECT / "_static" / "README.md").read_text(encoding="utf-8")
+    page = (PROJECT / "docs" / "_static" / "README.md").read_text(encoding="utf-8")
     shown = {word.removeprefix("experiment=") for _, words in commands(page) for word in words if "experiment=" in word}
     assert shown == {f"figure{number:02}" for number in (*range(2, 10), 12, 13, 15, 16)}
     for path in re.findall(r"\]\((\S+\.png)\)", page):
-        assert (PROJECT / "_static" / path).is_file()
+        assert (PROJECT / "docs" / "_static" / path).is_file()
 
 
-def test_the_readme_has_a_command_for_every_algorithm_of_table_13():
-    lines = [line for line, _ in commands((PROJECT / "README.md").read_text(encoding="utf-8"))]
+def test_the_docs_have_a_command_for_every_algorithm_of_table_13():
+    lines = [line for line, _ in commands((PROJECT / "docs" / "experiments.md").read_text(encoding="utf-8"))]
     for algorithm in {cell.axes["algorithm"] for cell in cells_of_table(13)}:
         assert any(f"algorithm={algorithm}" in line.split() for line in lines)
+
+
+LINK = re.compile(r"\]\(([^)#]+)?(#[^)]+)?\)")
+
+
+def anchors(page) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+ALL_PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for path, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        if path.startswith(("http", "mailto")):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), anchor

@@ -30,7 +30,14 @@ def test_the_experiments_are_all_tables_and_the_figures_with_runs():
     options = str(error.value).rstrip(".").split(": ")[1].split()
     figures = [f"figure{number:02}" for number in (*range(2, 10), 12, 13, 15, 16)]
     tables = [f"table{number:02}" for number in range(1, 26)]
-    assert options == ["centralized-by-head-init", "centralized-by-part", "differences", *figures, *tables]
+    assert options == [
+        "centralized-by-head-init",
+        "centralized-by-part",
+        "differences",
+        *figures,
+        "quickstart",
+        *tables,
+    ]
 
 
 def test_the_protocol_of_a_table_does_not_depend_on_the_users_defaults(monkeypatch):
