@@ -162,7 +162,8 @@ def _top(folder: Path, images: Sequence[Path], metadata: Sequence[Path]) -> Path
             return folder
         top = top / name
         places = [image.relative_to(top).parts for image in images]
-        holds_splits = all(split_of(place[0]) for place in places) and any(len(place) > 2 for place in places)
+        are_split = any(len(place) > 2 for place in places) or any(file.parent.parent == top for file in metadata)
+        holds_splits = are_split and all(split_of(place[0]) for place in places)
         if holds_splits or any(file.parent == top for file in metadata):
             return top
 

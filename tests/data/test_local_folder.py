@@ -1,5 +1,6 @@
 """Local folders: the layout alone says what the split and the class of an image are, or the folder is refused."""
 
+import csv
 import json
 import os
 import unicodedata
@@ -75,6 +76,15 @@ def test_no_class_vanishes_without_folders_of_splits(tmp_path):
     assert count_classes(dataset, "test") == dict.fromkeys(sorted(classes), 2)
 
 
+def move_classes_to_metadata(place):
+    """Put the images of the class folders in a place into the place itself, and their classes into a metadata file."""
+    rows = []
+    for number, image in enumerate(sorted(place.rglob("*.png"))):
+        rows.append({"file_name": f"train-{number}.png", "kind": image.parent.name})
+        image.rename(place / f"train-{number}.png")
+    write_metadata(place, rows)
+
+
 WORDS = [
     "train", "test", "val", "Train", "eval", "bullet train", "test_tube", "steam-train", "validation", "training set",
     "latest", "[cat]", "d*g", "été", "地下鉄", "x.train", "dev", "emu",
@@ -86,15 +96,19 @@ WORDS = [
 def test_what_the_clients_hold_is_what_is_on_disk_or_the_cause_is_named(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp(data.draw(st.sampled_from(["pets", "my [pets]", "train", "тест"])))
     classes = data.draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4, unique=True))
-    mode = data.draw(st.sampled_from(["RGB", "L"]))
+    modes = data.draw(st.sampled_from([("RGB",), ("L",), ("RGB", "P", "RGBA"), ("L", "1", "LA")]))
     number = st.integers(2, 5)
+    by_metadata = data.draw(st.booleans())  # instead of class folders
     if data.draw(st.booleans()):  # two splits
         train, test = data.draw(st.sampled_from([("train", "test"), ("Training", "EVAL"), ("TRAIN", "testing")]))
         wrapping = data.draw(st.sampled_from(["", "data/", "all of it/"]))
         tested = data.draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True))
         numbers = {f"{wrapping}{train}/{name}": data.draw(number) + 2 for name in classes}
         numbers |= {f"{wrapping}{test}/{name}": data.draw(number) for name in tested}
-        written = write_images(folder, numbers, mode=mode)
+        written = write_images(folder, numbers, modes=modes)
+        if by_metadata:
+            for split in (train, test):
+                move_classes_to_metadata(folder / wrapping / split)
         if unknown := sorted(set(tested).difference(classes)):
             with config_error("without training images", *unknown):
                 held_by_clients(DataSpec(str(folder)))
@@ -103,9 +117,11 @@ def test_what_the_clients_hold_is_what_is_on_disk_or_the_cause_is_named(tmp_path
         assert held["train"] == on_disk(written, train)
         assert held["test"] == on_disk(written, test)
     else:
-        written = write_images(folder, {name: data.draw(number) + 6 for name in classes}, mode=mode)
+        written = write_images(folder, {name: data.draw(number) + 6 for name in classes}, modes=modes)
         spec = DataSpec(str(folder), test_fraction=0.3)
-        if all(map(split_of, classes)):
+        if by_metadata:
+            move_classes_to_metadata(folder)
+        elif all(map(split_of, classes)):
             with config_error("nothing in them says the class", classes[0]):
                 open_dataset(spec)
             return
@@ -257,8 +273,8 @@ def test_files_behind_a_link_that_have_changed_are_read_again(tmp_path):
 def write_metadata(folder, rows, name="metadata.csv"):
     """Write a metadata file from rows like {"file_name": …, "kind": …}."""
     if name.endswith(".csv"):
-        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
-        (folder / name).write_text("\n".join(lines), encoding="utf-8")
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([list(rows[0]), *(list(row.values()) for row in rows)])
     elif name.endswith(".jsonl"):
         (folder / name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     else:

@@ -51,16 +51,21 @@ def recognized_with(monkeypatch, name: str, num: int = 200) -> None:
     monkeypatch.setitem(KNOWN_DATASETS, name, replace(KNOWN_DATASETS[name], num_examples=sizes))
 
 
-def write_images(folder: Path, numbers: dict[str, int], size=(16, 16), mode="RGB") -> dict[str, list[bytes]]:
-    """Write so many random images into each of the given folders below `folder`, as PNG files; returns their pixels."""
+def write_images(folder: Path, numbers: dict[str, int], size=(16, 16), modes=("RGB",)) -> dict[str, list[bytes]]:
+    """Write so many random images into each of the given folders below `folder`, as PNG files of these modes in turn.
+
+    Returns:
+        The pixels of the images of each folder, as they are read: in colour, or in grayscale if the first mode is.
+    """
     written = {}
     for place, number in numbers.items():
         (folder / place).mkdir(parents=True, exist_ok=True)
         written[place] = []
         for index in range(number):
+            mode = modes[index % len(modes)]
             image = PIL.Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8)).convert(mode)
             image.save(folder / place / f"{index}.png")
-            written[place].append(image.tobytes())
+            written[place].append(image.convert("L" if modes[0] in ("L", "LA", "1") else "RGB").tobytes())
     return written
 
 
