@@ -1,4 +1,4 @@
-"""The command line: `fedbabu sweep`, `report`, `partition`, `config` and `app`. `python -m fedbabu` is the same."""
+"""The command line, `fedbabu`: sweep, report, compare, partition, app and config. `python -m fedbabu` is the same."""
 
 import signal
 import sys
@@ -74,6 +74,33 @@ def report(overrides: Overrides = None) -> None:
     from fedbabu.reproduction.report import terminal, write_report
 
     print(write_report(Experiment.compose(overrides or []), terminal().width))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or folders of such folders.")],
+    output: Annotated[Path, typer.Option(help="The picture.")] = Path("comparison.png"),
+) -> None:
+    """Compare runs: a table, a picture, and paired differences."""
+    import pandas as pd
+
+    from fedbabu.plots.accuracy import accuracy_over_clients
+    from fedbabu.plots.style import common_title, save_figure
+    from fedbabu.reproduction.run_comparison import comparison_table, groups_of, paired_sentences
+    from fedbabu.runs.folder import RunFolder, finished_runs
+
+    folders: list[RunFolder] = []
+    for path in runs:
+        folders += [RunFolder(path)] if (path / "config.json").exists() else finished_runs(path)
+    if not folders:
+        raise ConfigError(f"There are no finished runs in {', '.join(map(str, runs))}.")
+    groups = groups_of(folders)
+    header, *rows = comparison_table(groups)
+    print(common_title(folders), "Accuracy in %: mean ± std over clients / std over seeds", sep="\n")
+    print(pd.DataFrame(rows, columns=header).set_index("").to_string())
+    print(*paired_sentences(groups), sep="\n")
+    save_figure(accuracy_over_clients([run for group in groups for run in group.runs.values()]), output)
+    print(f"Picture: {output.absolute()}")
 
 
 @app.command()

@@ -34,6 +34,8 @@ class Federation:
     image_shape: ImageShape  # channels, height and width of every image
     class_names: ClassNames  # in the order of the labels that all nodes use
     devices: tuple[str, ...]  # the devices of the nodes, "cpu", or "cuda: " and the name of the GPU
+    # The mean and standard deviation with which all nodes normalize each channel; None if they differ.
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     notes: tuple[str, ...] = ()  # sentences of the nodes about their data, without their full stops
 
     @property

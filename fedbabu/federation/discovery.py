@@ -114,6 +114,7 @@ def _federation(infos: dict[int, NodeInfo]) -> Federation:
     if len(shapes) > 1:
         raise ConfigError(f"The SuperNodes' images differ in channels, height or width: {sorted(shapes)}.")
     names = {info.dataset for info in infos.values()}
+    normalizations = {(info.mean, info.std) for info in infos.values()}
     return Federation(
         clients=dict(sorted(clients.items())),
         nodes_of=nodes_of,
@@ -122,5 +123,6 @@ def _federation(infos: dict[int, NodeInfo]) -> Federation:
         image_shape=shapes.pop(),
         class_names=class_names,
         devices=tuple(sorted({info.device for info in infos.values()})),
+        normalization=normalizations.pop() if len(normalizations) == 1 else None,
         notes=tuple(dict.fromkeys(note for info in infos.values() for note in info.notes)),
     )

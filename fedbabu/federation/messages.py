@@ -58,6 +58,8 @@ class NodeInfo(Content):
     dataset: str  # the name of the data
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]  # channels, height, width: the same on every node
     class_names: Annotated[ClassNames, Field(min_length=1, max_length=MAX_CLASSES)]  # that the node knows of
+    mean: tuple[float, ...]  # with which each channel is normalized, of pixel values scaled to [0, 1]
+    std: tuple[float, ...]
     tested_classes: ClassNames  # of which a node with local data has test images
     notes: tuple[str, ...]  # sentences about its data, without their full stops
     num_nodes: NonNegativeInt  # in the simulation; 0 if the node does not know it

@@ -86,6 +86,8 @@ class Node:
             dataset=self.dataset.name,
             image_shape=self.dataset.image_shape,
             class_names=self.dataset.class_names,
+            mean=tuple(self.dataset.transform.mean),
+            std=tuple(self.dataset.transform.std),
             tested_classes=tested if self.local_data else (),
             notes=self._notes(),
             num_nodes=self.num_nodes,

@@ -144,6 +144,18 @@ def _measure(experiment: Experiment, cell: Cell) -> dict[str, dict[RunFolder, di
     return measured
 
 
+def mean_and_error(differences: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The mean of the differences of all clients, given for each seed, and its standard error.
+
+    The error is over seeds, or over clients if there is one seed.
+    """
+    means = [np.nanmean(values) for values in differences]
+    if len(means) > 1:
+        return float(np.mean(means)), float(np.std(means, ddof=1) / sqrt(len(means)))
+    (values,) = differences
+    return float(means[0]), float(np.nanstd(values, ddof=1) / sqrt(np.isfinite(values).sum()))
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """How much higher the accuracies of one cell are than those of another, with the same seeds and clients."""
@@ -156,16 +168,12 @@ class PairedDifference:
     @property
     def mean(self) -> float:
         """The mean difference over clients and seeds."""
-        return float(np.mean([np.nanmean(values) for values in self.by_seed.values()]))
+        return mean_and_error(list(self.by_seed.values()))[0]
 
     @property
     def standard_error(self) -> float:
         """The standard error of the mean: over seeds, or over clients if there is one seed."""
-        means = [np.nanmean(values) for values in self.by_seed.values()]
-        if len(means) > 1:
-            return float(np.std(means, ddof=1) / sqrt(len(means)))
-        (values,) = self.by_seed.values()
-        return float(np.nanstd(values, ddof=1) / sqrt(np.isfinite(values).sum()))
+        return mean_and_error(list(self.by_seed.values()))[1]
 
     @property
     def text(self) -> str:

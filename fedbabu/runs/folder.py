@@ -77,6 +77,9 @@ class RunFolder:
                 "num-train-examples": sum(federation.num_train.values()),
             },
             "class-names": list(federation.class_names),
+            "normalization": dict(zip(("mean", "std"), federation.normalization, strict=True))
+            if federation.normalization
+            else None,
             "clients-checksum": clients_checksum(federation),
             "clients-hold-equally-many": len(set(federation.num_train.values())) == 1,
             "federation": {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)},

@@ -1,0 +1,99 @@
+"""The comparison of run folders that a user chooses: a table, a picture, and differences of each client."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedbabu.errors import ConfigError, counted
+from fedbabu.plots.style import algorithm_label, setting_title
+from fedbabu.reproduction.comparison import mean_and_error
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.records import METRIC_TITLES
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one algorithm in one setting, by seed; of several with a seed, the newest."""
+
+    label: str
+    runs: Mapping[int, RunFolder]
+
+    def accuracies(self, metric: str) -> dict[int, npt.NDArray[np.float64]]:
+        """The accuracies of all clients in percent, float64 [clients], of each run that has them."""
+        by_seed = {seed: run.accuracies().get(metric) for seed, run in self.runs.items()}
+        return {seed: values for seed, values in by_seed.items() if values is not None}
+
+
+def groups_of(runs: Sequence[RunFolder]) -> list[Group]:
+    """The runs in groups that differ in nothing but the seed, in the order in which they were given.
+
+    Raises:
+        ConfigError: If a run is not finished.
+    """
+    for run in runs:
+        if not run.finished:
+            raise ConfigError(f"{run.path} is not a finished run: only finished ones can be compared.")
+    several = len({setting_title(run) for run in runs}) > 1
+    by_label: dict[str, dict[int, RunFolder]] = {}
+    for run in runs:
+        label = f"{algorithm_label(run)} ({setting_title(run)})" if several else algorithm_label(run)
+        by_label.setdefault(label, {})[run.config["seed"]] = run
+    return [Group(label, of_label) for label, of_label in by_label.items()]
+
+
+def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
+    """Mean ± std over clients of each accuracy of each group, under a heading; with several seeds, the means over them.
+
+    The standard deviation of the mean over seeds follows after a slash, if there are several.
+    """
+    metrics = [metric for metric in METRIC_TITLES if any(group.accuracies(metric) for group in groups)]
+    rows = [["", *(METRIC_TITLES[metric] for metric in metrics)]]
+    for group in groups:
+        cells = []
+        for metric in metrics:
+            values = list(group.accuracies(metric).values())
+            means, stds = [np.nanmean(each) for each in values], [np.nanstd(each) for each in values]
+            spread = f" / {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
+            cells.append(f"{np.mean(means):.2f} ± {np.mean(stds):.2f}{spread}" if means else "")
+        rows.append([group.label, *cells])
+    return rows
+
+
+def paired_sentences(groups: Sequence[Group]) -> list[str]:
+    """How much higher each group's accuracies are than the first one's, client by client, with standard errors.
+
+    Runs are paired if they have the same seed and the same clients.
+    """
+    first, sentences = groups[0], []
+    for group in groups[1:]:
+        pairs = {
+            seed: (run, first.runs[seed])
+            for seed, run in group.runs.items()
+            if seed in first.runs and run.recorded["clients-checksum"] == first.runs[seed].recorded["clients-checksum"]
+        }
+        if not pairs:
+            sentences.append(f"{group.label} and {first.label} have no seed with the same clients in common.")
+            continue
+        for metric, title in METRIC_TITLES.items():
+            differences = [
+                _by_client(run, metric) - _by_client(other, metric)
+                for run, other in pairs.values()
+                if metric in run.accuracies() and metric in other.accuracies()
+            ]
+            if not differences:
+                continue
+            mean, error = mean_and_error(differences)
+            one_seed = f"{counted(int(np.isfinite(differences[0]).sum()), 'client')} of one seed"
+            over = counted(len(differences), "seed") if len(differences) > 1 else one_seed
+            names = f"{title}: {group.label} - {first.label}"
+            sentences.append(f"{names} = {mean:+.2f} ± {error:.2f} (standard error over {over})")
+    return sentences
+
+
+def _by_client(run: RunFolder, metric: str) -> npt.NDArray[np.float64]:
+    """A run's accuracies by client id, with NaN for clients without one, so that two runs can be subtracted."""
+    values = np.full(run.config["num-clients"], np.nan)
+    values[[client["client"] for client in run.clients]] = run.accuracies()[metric]
+    return values

@@ -1,0 +1,55 @@
+"""The comparison of runs that a user chooses."""
+
+import pytest
+from PIL import Image
+from support.errors import config_error
+from support.fake_runs import DIGITS, ramp
+
+from fedbabu.cli import main
+from fedbabu.reproduction.run_comparison import comparison_table, groups_of, paired_sentences
+
+SETTING = ["dataset=digits"]
+
+
+@pytest.fixture
+def runs(fake_runs):
+    """FedAvg with means of 80 and 82 %, and FedBABU with 84 and 88, for two seeds."""
+    means = {("fedavg", 1): 80.0, ("fedavg", 2): 82.0, ("fedbabu", 1): 84.0, ("fedbabu", 2): 88.0}
+    return [
+        fake_runs.add(f"{name}{seed}", [*SETTING, f"algorithm={name}"], ramp(mean), seed=seed, dataset=DIGITS)
+        for (name, seed), mean in means.items()
+    ]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_line(runs):
+    header, *rows = comparison_table(groups_of(runs))
+    column = header.index("Personalized")
+    assert {row[0]: row[column] for row in rows} == {"fedavg": "81.00 ± 5.00 / 1.41", "fedbabu": "86.00 ± 5.00 / 2.83"}
+
+
+def test_differences_are_paired_by_seed_and_client(runs):
+    (sentence,) = [each for each in paired_sentences(groups_of(runs)) if each.startswith("Personalized")]
+    assert sentence == "Personalized: fedbabu - fedavg = +5.00 ± 1.00 (standard error over 2 seeds)"
+    (sentence,) = [each for each in paired_sentences(groups_of([runs[0], runs[2]])) if each.startswith("Personalized")]
+    assert sentence == "Personalized: fedbabu - fedavg = +4.00 ± 0.00 (standard error over 100 clients of one seed)"
+
+
+def test_runs_without_common_clients_are_not_paired(runs):
+    assert paired_sentences(groups_of([runs[0], runs[3]])) == [
+        "fedbabu and fedavg have no seed with the same clients in common."
+    ]
+
+
+def test_the_command_prints_and_draws(runs, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", str(runs[0].path), str(runs[2].path), "--output", str(tmp_path / "picture.png")])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "fedbabu - fedavg = +4.00" in printed
+    assert Image.open(tmp_path / "picture.png").size[0] > 500
+
+
+def test_an_unfinished_run_is_refused(runs):
+    (runs[1].path / "summary.json").unlink()
+    with config_error(runs[1].path, "not a finished run"):
+        groups_of(runs)
