@@ -7,7 +7,7 @@ lists. Folders are taken literally, and the patterns of the library `datasets` a
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,55 +169,29 @@ def _top(folder: Path, images: Sequence[Path], metadata: Sequence[Path]) -> Path
 
 
 def _read_splits(folder: Path, top: Path, images: Sequence[Path], metadata: Sequence[Path]) -> dict[str, Split]:
-    """The splits below a folder; only the names of the folders directly below it say which split an image is of.
-
-    Raises:
-        ConfigError: If the folders are not all splits or all classes, or if nothing says the classes.
-    """
-    at_top = next((file for file in metadata if file.parent == top), None)
+    """The splits below a folder; only the names of the folders directly below it say which split an image is of."""
     by_folder: dict[str, list[Path]] = {}
     for image in images:
         by_folder.setdefault(_first_folder(image, top), []).append(image)
-    if at_top:
-        rows = read_metadata(folder, at_top, images)
-        used = {_first_folder(image, top) for image in rows[0]}
-    else:
-        used = set(by_folder)
-    # Folders with the name of a split are splits if anything in them says the class of an image.
-    holding = {
-        name for name in used
-        if split_of(name) and (at_top or any(file.parent == top / name for file in metadata)
-        or any(image.parent != top / name for image in by_folder[name]))
-    }  # fmt: skip
-    others = sorted(used - holding)
-    if holding and others:
-        shown = [name or f"the image {by_folder[''][0].name}" for name in others]
-        raise ConfigError(
-            f"dataset = '{folder}' has the splits {listed(sorted(holding))} and beside them {listed(shown)}: the "
-            f"folders in {top} must be all splits, with class folders in them, or all classes."
-        )
-    if not holding and used and all(map(split_of, used)):
-        raise ConfigError(
-            f"dataset = '{folder}' has the folders {listed(sorted(used))}, but nothing in them says the class of an "
-            "image: put the images of each split into one folder for each class, or list them in metadata.csv."
-        )
-    read = (
-        [at_top] if at_top else [file for file in metadata if file.parent.parent == top and file.parent.name in holding]
-    )
+    at_top = next((file for file in metadata if file.parent == top), None)
+    rows = read_metadata(folder, at_top, images) if at_top else ([], {})
+    used = {_first_folder(image, top) for image in rows[0]} if at_top else set(by_folder)
+    # Folders with the name of a split are splits if anything says the class of the images in them.
+    named = {name for name in used if split_of(name)}
+    described = {file.parent.name for file in metadata if file.parent.parent == top}
+    divided = {name for name in named if any(image.parent != top / name for image in by_folder[name])}
+    split_folders = named if at_top else (named & described) | divided
+    _check_first_folders(folder, top, used, split_folders)
+    read = [at_top] if at_top else [file for file in metadata if file.parent in [top / name for name in split_folders]]
     if ignored := [file for file in metadata if file not in read]:
         raise ConfigError(
             f"dataset = '{folder}' has metadata where they are not looked for, {_within(folder, ignored)}: they must "
             "be beside the folders of the splits, or in them, and one for each."
         )
-    folder_of_split: dict[str, str] = {}
-    for name in sorted(holding | ({place.name for place in top.iterdir() if place.is_dir()} if holding else set())):
-        if (split := split_of(name)) and folder_of_split.setdefault(split, name) != name:
-            names = f"{folder_of_split[split]}, {name}"
-            raise ConfigError(f"dataset = '{folder}' has several folders of the {split} split: {names}.")
-    if not holding:
+    if not split_folders:
         return {"train": _of_metadata(rows, top, None) if at_top else _of_class_folders(folder, top, images)}
     splits = {}
-    for split, name in folder_of_split.items():
+    for split, name in _folder_of_each_split(folder, top).items():
         own = next((file for file in read if file.parent == top / name), None)
         if at_top:
             splits[split] = _of_metadata(rows, top, name)
@@ -226,6 +200,32 @@ def _read_splits(folder: Path, top: Path, images: Sequence[Path], metadata: Sequ
         else:
             splits[split] = _of_class_folders(folder, top / name, by_folder.get(name, []))
     return splits
+
+
+def _check_first_folders(folder: Path, top: Path, used: Set[str], split_folders: Set[str]) -> None:
+    """Raise a ConfigError unless the folders that hold images ("" for the top itself) are all splits or all classes."""
+    if split_folders and used != split_folders:
+        others = [name or "images in none of them" for name in sorted(used - split_folders)]
+        raise ConfigError(
+            f"dataset = '{folder}' has the splits {listed(sorted(split_folders))} and beside them {listed(others)}: "
+            f"the folders in {top} must be all splits, with class folders in them, or all classes."
+        )
+    if not split_folders and used and all(map(split_of, used)):
+        raise ConfigError(
+            f"dataset = '{folder}' has the folders {listed(sorted(used))}, but nothing in them says the class of an "
+            "image: put the images of each split into one folder for each class, or list them in metadata.csv."
+        )
+
+
+def _folder_of_each_split(folder: Path, top: Path) -> dict[str, str]:
+    """The names of the folders of the splits, with empty ones; a ConfigError if a split has several."""
+    folder_of_split: dict[str, str] = {}
+    for name in sorted(place.name for place in top.iterdir() if place.is_dir()):
+        if (split := split_of(name)) and folder_of_split.setdefault(split, name) != name:
+            raise ConfigError(
+                f"dataset = '{folder}' has several folders of the {split} split: {folder_of_split[split]}, {name}."
+            )
+    return folder_of_split
 
 
 def _first_folder(image: Path, top: Path) -> str:

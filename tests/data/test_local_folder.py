@@ -172,7 +172,7 @@ def test_hidden_files_are_nothing_and_other_files_are_said_to_be_left_out(tmp_pa
     [
         ({"": 4}, ["is in no class folder, 0.png"]),
         ({"train/cat": 4, "test/cat": 4, "train": 1}, ["is in no class folder, train/0.png"]),
-        ({"train/cat": 4, "test/cat": 4, "": 1}, ["splits test, train", "the image 0.png"]),
+        ({"train/cat": 4, "test/cat": 4, "": 1}, ["splits test, train", "images in none of them"]),
         ({"train/cat": 4, "test/cat": 4, "extra/cat": 1}, ["splits test, train", "beside them extra"]),
         ({"train/cat": 4, "test": 4}, ["splits train", "beside them test"]),
         ({"train/cat": 4, "Training/cat": 4}, ["several folders of the train split: Training, train"]),
