@@ -158,6 +158,8 @@ class Algorithm:
     schedule: Schedule = PAPER_SCHEDULE  # how many rounds the algorithm runs, and at which learning rates
     coefficients: tuple[str, ...] = ()  # the run-config keys that only this algorithm's losses and steps read
 
+    title: str = ""  # what figures call it; empty for its name
+
     # What only declarations of the authors' code need.
     # Run-config keys whose values the code fixes. A text is another key, whose value is taken.
     fixes: Mapping[str, Any] = field(default_factory=dict)

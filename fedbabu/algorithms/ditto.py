@@ -33,6 +33,7 @@ def pulled_to_global(
 
 DITTO = Algorithm(
     "ditto",
+    title="Ditto",
     trains=(Phase(Part.FULL),),
     shares=Part.FULL,
     keeps=Part.FULL,
@@ -58,6 +59,7 @@ def step_and_pull(step: Step) -> Tensor:
 # clients to the average (a bug); accuracy is taken before that. The learning rate stays as it is.
 DITTO_AS_IN_THE_CODE = Algorithm(
     "ditto",
+    title="Ditto",
     trains=(Phase(Part.FULL, step=step_and_pull),),
     shares=Part.FULL,
     keeps=Part.FULL,

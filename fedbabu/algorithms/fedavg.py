@@ -2,4 +2,4 @@
 
 from fedbabu.algorithms.base import Algorithm, Part, Phase
 
-FEDAVG = Algorithm("fedavg", trains=(Phase(Part.FULL),), shares=Part.FULL)
+FEDAVG = Algorithm("fedavg", title="FedAvg", trains=(Phase(Part.FULL),), shares=Part.FULL)

@@ -6,4 +6,4 @@ initialization on every client and on the server, so clients need not send it ba
 
 from fedbabu.algorithms.base import Algorithm, Part, Phase
 
-FEDBABU = Algorithm("fedbabu", trains=(Phase(Part.BODY),), shares=Part.BODY)
+FEDBABU = Algorithm("fedbabu", title="FedBABU", trains=(Phase(Part.BODY),), shares=Part.BODY)

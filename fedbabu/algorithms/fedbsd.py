@@ -39,6 +39,7 @@ def self_distillation(
 
 FEDBSD = Algorithm(
     "fedbsd",
+    title="FedBSD",
     trains=(Phase(Part.FULL, loss=self_distillation),),
     shares=Part.BODY,
     keeps=Part.FULL,

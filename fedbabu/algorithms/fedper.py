@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from fedbabu.algorithms.base import Algorithm, Part, Phase
 
-FEDPER = Algorithm("fedper", trains=(Phase(Part.FULL),), shares=Part.BODY, keeps=Part.HEAD)
+FEDPER = Algorithm("fedper", title="FedPer", trains=(Phase(Part.FULL),), shares=Part.BODY, keeps=Part.HEAD)
 
 # The code trains copies of its clients' models and writes back only the body, so that heads never persist: every round,
 # and the final fine-tuning, start from the first random head (main_fed.py, lines 84 and 115 to 125).

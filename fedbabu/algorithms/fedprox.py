@@ -22,8 +22,16 @@ def proximal_loss(model: SplitNetwork, global_model: SplitNetwork, batch: Batch,
 
 
 FEDPROX = Algorithm(
-    "fedprox", trains=(Phase(Part.FULL, loss=proximal_loss),), shares=Part.FULL, coefficients=("proximal-mu",)
+    "fedprox",
+    title="FedProx",
+    trains=(Phase(Part.FULL, loss=proximal_loss),),
+    shares=Part.FULL,
+    coefficients=("proximal-mu",),
 )
 FEDPROX_BABU = replace(
-    FEDBABU, name="fedprox-babu", trains=(Phase(Part.BODY, loss=proximal_loss),), coefficients=("proximal-mu",)
+    FEDBABU,
+    name="fedprox-babu",
+    title="FedProx+BABU",
+    trains=(Phase(Part.BODY, loss=proximal_loss),),
+    coefficients=("proximal-mu",),
 )

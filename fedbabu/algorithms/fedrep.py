@@ -10,7 +10,14 @@ from fedbabu.algorithms.base import Algorithm, Evaluation, Part, Phase
 
 HEAD_THEN_BODY = (Phase(Part.HEAD), Phase(Part.BODY, epochs=1))
 
-FEDREP = Algorithm("fedrep", trains=HEAD_THEN_BODY, shares=Part.BODY, keeps=Part.HEAD, personalizes=HEAD_THEN_BODY)
+FEDREP = Algorithm(
+    "fedrep",
+    title="FedRep",
+    trains=HEAD_THEN_BODY,
+    shares=Part.BODY,
+    keeps=Part.HEAD,
+    personalizes=HEAD_THEN_BODY,
+)
 
 # The code's momentum is 0.5, since its script passes none; it goes on from the head's epochs to the body's. Clients are
 # fine-tuned after every round, like a round of training.

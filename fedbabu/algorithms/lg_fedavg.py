@@ -11,6 +11,7 @@ from fedbabu.algorithms.schedule import Schedule
 
 LG_FEDAVG = Algorithm(
     "lg-fedavg",
+    title="LG-FedAvg",
     trains=(Phase(Part.FULL),),
     shares=Part.HEAD,
     keeps=Part.BODY,

@@ -37,6 +37,7 @@ def meta_step(step: Step) -> Tensor:
 
 PER_FEDAVG = Algorithm(
     "per-fedavg",
+    title="Per-FedAvg",
     trains=(Phase(Part.FULL, step=meta_step, batches_per_step=2),),
     shares=Part.FULL,
     coefficients=("per-fedavg-beta",),

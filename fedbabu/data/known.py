@@ -19,6 +19,7 @@ class KnownDataset:
     A copy with another name is recognized by its columns, class names, image shape and numbers of images.
     """
 
+    title: str  # what figures call it
     source: "str | Callable[[], DatasetDict]"  # the id on the Hub, or a function that returns the splits
     image_column: str
     label_column: str
@@ -62,28 +63,28 @@ _CLASSES = json.loads(Path(__file__).with_name("known_classes.json").read_text(e
 # CIFAR's normalization and augmentation are those of the paper's official code.
 KNOWN_DATASETS = {
     "cifar10": KnownDataset(
-        "uoft-cs/cifar10", "img", "label", class_names=tuple(_CLASSES["cifar10"]),
+        "CIFAR-10", "uoft-cs/cifar10", "img", "label", class_names=tuple(_CLASSES["cifar10"]),
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), num_examples=(50_000, 10_000),
     ),
     "cifar100": KnownDataset(
-        "uoft-cs/cifar100", "img", "fine_label", class_names=tuple(_CLASSES["cifar100"]),
+        "CIFAR-100", "uoft-cs/cifar100", "img", "fine_label", class_names=tuple(_CLASSES["cifar100"]),
         mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276), superclass_column="coarse_label",
         num_examples=(50_000, 10_000),
     ),
     # EMNIST by class (62 classes), with its writers. The paper's Table 8 has 814,255 images, nine tenths of them for
     # training; the Hub's copy has 22 more. Cropped and mirrored as Appendix A.2 says, although a mirrored b is a d.
     "emnist": KnownDataset(
-        "flwrlabs/femnist", "image", "character", class_names=tuple(_CLASSES["emnist"]),
+        "EMNIST", "flwrlabs/femnist", "image", "character", class_names=tuple(_CLASSES["emnist"]),
         client_column="writer_id", test_fraction=0.1, num_examples=(732_850, 81_427),
         image_shape=(1, 28, 28),
     ),
     "fashion-mnist": KnownDataset(
-        "zalando-datasets/fashion_mnist", "image", "label", class_names=tuple(_CLASSES["fashion-mnist"]),
-        num_examples=(60_000, 10_000), image_shape=(1, 28, 28),
+        "Fashion-MNIST", "zalando-datasets/fashion_mnist", "image", "label",
+        class_names=tuple(_CLASSES["fashion-mnist"]), num_examples=(60_000, 10_000), image_shape=(1, 28, 28),
     ),
     # No augmentation: mirrored digits are no digits, and a crop would cut them.
     "digits": KnownDataset(
-        make_digits, "image", "label", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False,
+        "digits", make_digits, "image", "label", mean=(0.5,), std=(0.5,), crop_padding=0, flip=False,
         num_examples=(1_440, 300), image_shape=(1, 16, 16),
     ),
 }  # fmt: skip

@@ -72,7 +72,7 @@ def load_source(spec: DataSpec) -> Source:
     if "train" not in splits:
         raise ConfigError(f"dataset = '{spec.dataset}' has no train split; {existing}.")
     name = _recognize(spec, splits) or spec.dataset
-    known = KNOWN_DATASETS.get(name) or KnownDataset("", "", "")
+    known = KNOWN_DATASETS.get(name) or KnownDataset("", "", "", "")
     test_fraction = spec.test_fraction or (known.test_fraction if "test" not in splits else 0)
     if not test_fraction and "test" not in splits:
         raise ConfigError(

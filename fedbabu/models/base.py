@@ -17,6 +17,7 @@ ImageShape = tuple[int, int, int]  # channels, height, width
 class SplitNetwork(nn.Module, ABC):
     """A network of a body, which computes features, and a head, which computes class scores."""
 
+    title: ClassVar[str] = ""  # what figures call it; empty for the name of the class
     min_size: ClassVar[int]  # height and width in pixels to which smaller images are enlarged
 
     def __init__(self, image_shape: ImageShape, num_classes: int, head_blocks: int = 0) -> None:

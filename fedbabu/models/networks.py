@@ -36,6 +36,7 @@ class _ConvNet(SplitNetwork):
 class ThreeConvNet(_ConvNet):
     """3convNet: three blocks; a 28×28 image ends as 576 features."""
 
+    title = "3convNet"
     num_blocks = 3
     min_size = 8
 
@@ -43,6 +44,7 @@ class ThreeConvNet(_ConvNet):
 class FourConvNet(_ConvNet):
     """4convNet: four blocks; a 32×32 image ends as 256 features."""
 
+    title = "4convNet"
     num_blocks = 4
     min_size = 16
 

@@ -60,7 +60,7 @@ def _before_fine_tuning(runs: Sequence[RunFolder], positions: Sequence[ArrayLike
     """Accuracy before fine-tuning; `positions` has the horizontal position of each round of each run."""
     figure, (axes,) = style.panels(runs)
     accuracies = [np.array([each.initial_accuracy for each in run.rounds], dtype=float) for run in runs]
-    looks = style.looks(len(runs), max(int(np.isfinite(accuracy).sum()) for accuracy in accuracies))
+    looks = style.looks_of(runs, max(int(np.isfinite(accuracy).sum()) for accuracy in accuracies))
     for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), looks, strict=True)):
         points = np.column_stack([positions[index], accuracies[index]])
         axes.plot(*points[np.isfinite(points[:, 1])].T, label=label, **look)  # None has become NaN
@@ -83,7 +83,7 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
     rng = np.random.default_rng(0)  # only moves the dots sideways
     width = 0.8 / len(runs)
     upright = len(runs) < style.MANY - 1  # the numbers above the dots
-    for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks(len(runs)), strict=True)):
+    for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks_of(runs), strict=True)):
         accuracies, dots = run.accuracies(), {key: look[key] for key in ("color", "marker")} | {"linewidths": 0}
         for place, metric in enumerate(METRICS):
             if metric not in accuracies:
@@ -106,7 +106,7 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
 def accuracy_over_finetune_epochs(runs: Sequence[RunFolder], paper: PaperByEpoch = lambda run: {}) -> Figure:
     """Accuracy against fine-tuning epochs, mean and, for few runs, std over clients (Table 6)."""
     figure, (axes,) = style.panels(runs)
-    for run, label, look in zip(runs, style.labels(runs), style.looks(len(runs)), strict=True):
+    for run, label, look in zip(runs, style.labels(runs), style.looks_of(runs), strict=True):
         accuracy = np.array([client["accuracy"] for client in run.clients])
         mean, std = accuracy.mean(axis=0), accuracy.std(axis=0)
         epochs = np.arange(len(mean))
@@ -126,7 +126,7 @@ def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
     """Initial, without-head and personalized accuracy, mean ± std over clients, beside the paper's."""
     figure, (axes,) = style.panels(runs)
     step = 0.8 / len(runs)
-    for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks(len(runs)), strict=True)):
+    for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks_of(runs), strict=True)):
         bar = {"color": look["color"], "marker": look["marker"], "linestyle": "none", "capsize": 3}
         for place, metric in enumerate(METRICS):
             x = place + (index - (len(runs) - 1) / 2) * step

@@ -36,7 +36,7 @@ def centralized(runs: Sequence[RunFolder], varied_key: str) -> Figure:
     """
     figure, (axes,) = style.panels(runs, varied_key=varied_key)
     curves = [[(r.round, r.test_accuracy) for r in run.rounds if r.test_accuracy is not None] for run in runs]
-    looks = style.looks(len(runs), max(map(len, curves)))
+    looks = style.looks_of(runs, max(map(len, curves)))
     label, title = {"server-part": (trained_part, "trained"), "head-init": (_head_init, "head initialized")}[varied_key]
     for curve, name, look in zip(curves, style.labels(runs, label), looks, strict=True):
         axes.plot(*zip(*curve, strict=True), label=name, **look)
@@ -73,7 +73,7 @@ def class_accuracy(runs: Sequence[RunFolder]) -> Figure:
         titles["out_of_class"] = "Other classes"
     figure, all_axes = style.panels(runs, len(titles))
     for axes, (kind, title) in zip(all_axes, titles.items(), strict=True):
-        for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks(len(runs)), strict=True)):
+        for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks_of(runs), strict=True)):
             curves = [np.array(getattr(record, kind), dtype=float) for record in run.rounds]  # None becomes NaN
             # A round has a value before and after each of its epochs, so it ends one epoch before it has values.
             starts = np.cumsum([0, *(len(curve) - 1 for curve in curves[:-1])])

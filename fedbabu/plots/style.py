@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib import font_manager
@@ -11,8 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import PAPER_PROTOCOL, default_run_config, partition_keys
+from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions import PARTITIONS
+from fedbabu.models import MODELS
 from fedbabu.runs.files import write_whole
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.settings import COMPARED_KEYS, declared_algorithm, setting_of
@@ -82,7 +86,7 @@ def panels(runs: Sequence[RunFolder], number: int = 1, varied_key: str = "") -> 
     for axes in all_axes:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(common_title(runs, varied_key), fontsize=10)
+    figure.suptitle(fill(common_title(runs, varied_key), int(12 * width)), fontsize=10)  # in lines that fit
     return figure, all_axes
 
 
@@ -100,6 +104,16 @@ def looks(number: int, num_points: int = 1) -> list[dict[str, Any]]:
         }
         for index in range(number)
     ]
+
+
+def looks_of(runs: Sequence[RunFolder], num_points: int = 1) -> list[dict[str, Any]]:
+    """The looks of runs: an algorithm has the same one in every figure, unless a figure has several runs of it."""
+    names = list(ALGORITHMS)
+    places = [names.index(run.config["algorithm"]) for run in runs]
+    if len(set(places)) < len(runs):
+        return looks(len(runs), num_points)
+    of_all = looks(len(names), num_points)
+    return [of_all[place] for place in places]
 
 
 def paper_markers(axes: Axes, x: ArrayLike, y: ArrayLike, look: Mapping[str, Any], std: float | None = None) -> None:
@@ -146,13 +160,16 @@ def setting_title(run: RunFolder, varied_key: str = "") -> str:
         if share and varied_key != "server-data-fraction":
             parts.append(f"p = {share}")
     parts += [f"{key} = {value}" for key, value in _unusual_values(config).items() if key not in left_out]
-    data = f"{dataset['name']}, {dataset['num-train-examples']:,} images, {config['model-name']}"
+    known, network = KNOWN_DATASETS.get(dataset["name"]), MODELS[config["model-name"]]
+    name, network_title = known.title if known else dataset["name"], network.title or config["model-name"]
+    data = f"{name}, {dataset['num-train-examples']:,} images, {network_title}"
     return f"{data}: {', '.join(parts)}"
 
 
 def algorithm_label(run: RunFolder) -> str:
     """The algorithm of a run, whether it is the code's, and those of its coefficients that are not the usual ones."""
-    algorithm, unusual = run.config["algorithm"], _unusual_values(run.config)
+    declared, unusual = declared_algorithm(run.config), _unusual_values(run.config)
+    algorithm = declared.title or declared.name
     keys = [key for key in unusual if key == "protocol" or key in declared_algorithm(run.config).coefficients]
     return ", ".join([algorithm, *(f"{key} = {unusual[key]}" for key in keys)])
 

@@ -30,7 +30,7 @@ def error_bars(figure) -> list[ErrorbarContainer]:
 
 def test_accuracy_over_rounds(federated):
     drawn = lines(accuracy_over_rounds(federated))
-    assert list(drawn) == ["fedavg", "fedbabu"]
+    assert list(drawn) == ["FedAvg", "FedBABU"]
     for run, points in zip(federated, drawn.values(), strict=True):
         assert points.tolist() == [[record.round, record.initial_accuracy] for record in run.rounds]
 
@@ -42,7 +42,7 @@ def test_rounds_without_an_evaluation_have_no_point_and_incomplete_ones_are_mark
     records[1].missing = {3: "it failed"}
     run.write_rounds(records)
     drawn = lines(accuracy_over_rounds([run]))
-    assert drawn["fedavg"].tolist() == [[record.round, record.initial_accuracy] for record in records[1:]]
+    assert drawn["FedAvg"].tolist() == [[record.round, record.initial_accuracy] for record in records[1:]]
     assert drawn["not of all clients"].tolist() == [[2, records[1].initial_accuracy]]
 
 
@@ -158,10 +158,12 @@ def by_shards(federated, tmp_path_factory):
 def test_accuracy_by_a_key_of_the_run_config(by_shards):
     figure = accuracy_by(by_shards, "shards-per-client")
     drawn = lines(figure)
-    assert list(drawn) == ["fedavg", "fedbabu"]
+    assert list(drawn) == ["FedAvg", "FedBABU"]
     for name, points in drawn.items():
         means = [
-            run.summary["accuracy"]["personalized"]["mean"] for run in by_shards if run.config["algorithm"] == name
+            run.summary["accuracy"]["personalized"]["mean"]
+            for run in by_shards
+            if run.config["algorithm"] == name.lower()
         ]
         assert points.tolist() == [[place, mean] for place, mean in enumerate(means)]
     assert x_labels(figure) == ["2", "5"]
@@ -176,7 +178,7 @@ def test_accuracy_by_a_key_is_the_mean_over_seeds(by_shards, tmp_path):
     body = copy_run(first, tmp_path / "body", finetune_part="body")
     figure = accuracy_by([*head, body], "finetune-part")
     means = [run.summary["accuracy"]["personalized"]["mean"] for run in [*head, body]]
-    np.testing.assert_allclose(lines(figure)["fedavg"], [[0, means[2]], [1, np.mean(means[:2])]])
+    np.testing.assert_allclose(lines(figure)["FedAvg"], [[0, means[2]], [1, np.mean(means[:2])]])
     assert x_labels(figure) == ["body", "head"]
     assert figure.axes[0].get_lines()[0].get_linestyle() == "None"  # there is nothing between words
 

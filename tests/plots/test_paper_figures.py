@@ -94,7 +94,7 @@ def test_representations_show_the_features_of_the_wanted_classes(diagnosed):
     assert features["test"].shape[0] == len(features["test-labels"]) == 300
     assert names == {"class-names": [str(digit) for digit in range(10)]}
     figure = paper_figures.representations([run], classes=("3", "7"), num_images=100)
-    assert [axes.get_title() for axes in figure.axes] == ["fedbabu, 100 training images", "fedbabu, 60 test images"]
+    assert [axes.get_title() for axes in figure.axes] == ["FedBABU, 100 training images", "FedBABU, 60 test images"]
     for axes in figure.axes:
         three, seven = axes.collections
         assert (three.get_label(), seven.get_label()) == ("3", "7")

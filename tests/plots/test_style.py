@@ -13,25 +13,23 @@ from fedbabu.runs.folder import RunFolder
 
 def test_labels_have_what_distinguishes_the_runs(federated, tmp_path):
     other_seed = copy_run(federated[1], tmp_path / "seed", seed=3)
-    assert list(lines(accuracy_over_rounds([federated[1], other_seed]))) == ["fedbabu, seed 7", "fedbabu, seed 3"]
+    assert list(lines(accuracy_over_rounds([federated[1], other_seed]))) == ["FedBABU, seed 7", "FedBABU, seed 3"]
     usual, unusual = (
         copy_run(federated[0], tmp_path / f"{mu}", algorithm="fedprox", proximal_mu=mu) for mu in (0.01, 1.0)
     )
-    assert [algorithm_label(run) for run in (usual, unusual)] == ["fedprox", "fedprox, proximal-mu = 1.0"]
+    assert [algorithm_label(run) for run in (usual, unusual)] == ["FedProx", "FedProx, proximal-mu = 1.0"]
 
 
 def test_a_label_says_if_clients_are_missing(federated, tmp_path):
     run = copy_run(federated[0], tmp_path / "run")
     summary = run.summary | {"missing": {"8": "it failed"}}
     (run.path / "summary.json").write_text(json.dumps(summary))
-    assert labels([RunFolder(run.path)]) == ["fedavg, 8 of 9 clients"]
+    assert labels([RunFolder(run.path)]) == ["FedAvg, 8 of 9 clients"]
 
 
 def test_a_title_has_the_setting_without_what_is_as_in_the_paper(federated, tmp_path):
     title = setting_title(federated[0])
-    assert title == (
-        "digits, 1,440 images, FourConvNet: N = 8, s = 2, f = 0.25, τ = 2, K = 3, τ_f = 2, batch-size = 40"
-    )
+    assert title == ("digits, 1,440 images, 4convNet: N = 8, s = 2, f = 0.25, τ = 2, K = 3, τ_f = 2, batch-size = 40")
     assert setting_title(federated[1]) == title
     keys = {"partition": "dirichlet", "momentum": 0.5, "seed": 1, "server_data_fraction": 0.1}
     run = copy_run(federated[0], tmp_path / "run", **keys)

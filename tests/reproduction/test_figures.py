@@ -78,13 +78,13 @@ def test_there_is_a_figure_for_each_setting(fake_runs):
     assert len(set(titles)) == 3
     assert "learning-rate = 0.05" in titles[1]
     assert "τ_f = 3" in titles[2]
-    assert drawn("accuracy-over-finetune-epochs", [avg, babu, slower]) == [["fedavg", "fedbabu"], ["fedbabu"]]
+    assert drawn("accuracy-over-finetune-epochs", [avg, babu, slower]) == [["FedAvg", "FedBABU"], ["FedBABU"]]
 
 
 def test_of_runs_that_are_alike_the_newest_is_drawn(fake_runs):
     runs = [fake_runs.add(name, SMALL, ramp(mean, 10), dataset=DIGITS) for name, mean in (("a", 80.0), ("b", 90.0))]
     (figure,) = figures("accuracy-over-finetune-epochs", runs)
-    assert lines(figure)["fedbabu"][-1, 1] == 90.0
+    assert lines(figure)["FedBABU"][-1, 1] == 90.0
 
 
 def test_settings_with_several_values_of_the_varied_key_are_preferred(fake_runs):
@@ -94,9 +94,9 @@ def test_settings_with_several_values_of_the_varied_key_are_preferred(fake_runs)
         for s, rate in ((2, 0.1), (5, 0.1), (10, 0.1), (2, 0.05))
     ]  # fmt: skip
     (figure,) = figures("accuracy-by-heterogeneity", runs)
-    assert lines(figure)["fedbabu"][:, 0].tolist() == [0, 1, 2]
+    assert lines(figure)["FedBABU"][:, 0].tolist() == [0, 1, 2]
     alone = list(figures("accuracy-by-heterogeneity", [runs[0], runs[3]]))
-    assert [lines(figure)["fedbabu"][:, 0].tolist() for figure in alone] == [[0], [0]]
+    assert [lines(figure)["FedBABU"][:, 0].tolist() for figure in alone] == [[0], [0]]
 
 
 def test_only_runs_that_recorded_what_the_figure_shows_are_drawn(fake_runs):

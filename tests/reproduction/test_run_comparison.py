@@ -24,19 +24,19 @@ def runs(fake_runs):
 def test_runs_that_differ_in_the_seed_alone_are_one_line(runs):
     header, *rows = comparison_table(groups_of(runs))
     column = header.index("Personalized")
-    assert {row[0]: row[column] for row in rows} == {"fedavg": "81.00 ± 5.00 / 1.41", "fedbabu": "86.00 ± 5.00 / 2.83"}
+    assert {row[0]: row[column] for row in rows} == {"FedAvg": "81.00 ± 5.00 / 1.41", "FedBABU": "86.00 ± 5.00 / 2.83"}
 
 
 def test_differences_are_paired_by_seed_and_client(runs):
     (sentence,) = [each for each in paired_sentences(groups_of(runs)) if each.startswith("Personalized")]
-    assert sentence == "Personalized: fedbabu - fedavg = +5.00 ± 1.00 (standard error over 2 seeds)"
+    assert sentence == "Personalized: FedBABU - FedAvg = +5.00 ± 1.00 (standard error over 2 seeds)"
     (sentence,) = [each for each in paired_sentences(groups_of([runs[0], runs[2]])) if each.startswith("Personalized")]
-    assert sentence == "Personalized: fedbabu - fedavg = +4.00 ± 0.00 (standard error over 100 clients of one seed)"
+    assert sentence == "Personalized: FedBABU - FedAvg = +4.00 ± 0.00 (standard error over 100 clients of one seed)"
 
 
 def test_runs_without_common_clients_are_not_paired(runs):
     assert paired_sentences(groups_of([runs[0], runs[3]])) == [
-        "fedbabu and fedavg have no seed with the same clients in common."
+        "FedBABU and FedAvg have no seed with the same clients in common."
     ]
 
 
@@ -45,7 +45,7 @@ def test_the_command_prints_and_draws(runs, tmp_path, capsys):
         main(["compare", str(runs[0].path), str(runs[2].path), "--output", str(tmp_path / "picture.png")])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert "fedbabu - fedavg = +4.00" in printed
+    assert "FedBABU - FedAvg = +4.00" in printed
     assert Image.open(tmp_path / "picture.png").size[0] > 500
 
 
