@@ -87,7 +87,8 @@ def compare(
     from fedbabu.plots.accuracy import accuracy_over_clients
     from fedbabu.plots.style import common_title, save_figure
     from fedbabu.reproduction.run_comparison import comparison_table, groups_of, paired_sentences
-    from fedbabu.runs.folder import RunFolder, finished_runs
+    from fedbabu.runs.folder import RunFolder
+    from fedbabu.runs.results import finished_runs
 
     folders: list[RunFolder] = []
     for path in runs:
@@ -116,7 +117,6 @@ def partition(
     from fedbabu.data.partitions.partition import all_class_counts, open_simulated_data, partition_name, partition_title
     from fedbabu.plots.paper_figures import clients_and_classes
     from fedbabu.plots.style import save_figure
-    from fedbabu.runs.folder import results_folder
 
     config = RunConfig.from_flower(default_run_config() | parse_overrides(run_config or []))
     dataset, clients = open_simulated_data(config.data_spec, config.partition_spec)
@@ -136,7 +136,7 @@ def partition(
     num_train, num_test = len(dataset.labels["train"]), len(dataset.labels["test"])
     print(f"{train.sum()} of {num_train} training images and {test.sum()} of {num_test} test images")
     name = f"{Path(dataset.name).name}-{partition_name(config.partition_spec)}.png"
-    path = (output or results_folder(config) / "partitions" / name).absolute()
+    path = (output or config.results_folder / "partitions" / name).absolute()
     path = path / name if path.is_dir() else path
     path = path if path.suffix[1:].lower() in FigureCanvasBase.filetypes else path.with_name(f"{path.name}.png")
     try:

@@ -20,7 +20,7 @@ from fedbabu.federation.discovery import discover
 from fedbabu.reproduction.paper import accuracy_by_finetune_epoch, find_cells
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
 from fedbabu.runs.files import check_writable, remove_unfinished_files
-from fedbabu.runs.folder import RunFolder, results_folder
+from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.initial_model import open_initial_model
 from fedbabu.runs.progress import Progress, check_logger, final_report, open_logger
 from fedbabu.runs.resume import check_resumable, check_same_clients, resumed_config, runtime_overrides
@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
         else:
             config = given_config
             check_keys_are_read(config)
-            check_writable(results_folder(config), f"results-dir = '{config.results_dir}'")
+            check_writable(config.results_folder, f"results-dir = '{config.results_dir}'")
         check_logger(config.logger)
 
         # The clients, and the nodes that can serve them.
@@ -85,7 +85,7 @@ def main(grid: Grid, context: Context) -> None:
             )
 
             # The results, beside the paper's numbers.
-            last, best = strategy.evaluation, strategy.best_evaluation
+            last, best, best_round = strategy.evaluation, strategy.best_evaluation, strategy.best_rounds.overall
             run.write_clients(last.results, federation)
             if best.results:
                 run.write_clients(best.results, federation, best=True)
@@ -97,7 +97,7 @@ def main(grid: Grid, context: Context) -> None:
             run.summarize(
                 last.missing,
                 {metric: {"mean": cell.mean, "std": cell.std, "table": cell.table} for metric, cell in paper.items()},
-                strategy.best.server_round if strategy.best else None,
+                best_round.server_round if best_round else None,
             )
             means = {f"final/{metric}": ours["mean"] for metric, ours in run.summary["accuracy"].items()}
             log({"round": config.num_rounds} | means)

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from fedbabu.algorithms import Evaluation as EvaluationRule
 from fedbabu.config import RunConfig
-from fedbabu.errors import DivergedError, NotResumableError, RunError, counted, format_failures
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.evaluation import Evaluation, collect_evaluation
-from fedbabu.federation.messages import NOT_FINITE, Task, TrainReply
+from fedbabu.federation.messages import Task, TrainReply
 from fedbabu.federation.messenger import NOT_CONNECTED, NodeMessenger
-from fedbabu.federation.reply_checks import MAX_REASON_LENGTH
-from fedbabu.runs.best_rounds import BestRound, ClientsBestRounds
+from fedbabu.runs.best_rounds import BestRound, BestRounds, ClientsBestRounds
 from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, Checkpoint, Checkpoints
+from fedbabu.runs.failures import all_diverged, diverged, no_client_evaluated, too_few_clients
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.progress import Log, Progress
 from fedbabu.runs.records import RoundRecord
@@ -72,8 +71,7 @@ class SharedPartFedAvg(FedAvg):
         self._last_trained_round = newest.server_round
         # The model that the clients evaluate after the round: for most algorithms, the global model.
         self.evaluated_model = dict(newest.evaluated_model) if newest.evaluated_model else self.global_model
-        self.best = newest.best  # of the rounds that were evaluated
-        self.clients_best = newest.clients_best or ClientsBestRounds()  # only for algorithms that need it
+        self.best_rounds = BestRounds(self._rule, newest.best, newest.clients_best or ClientsBestRounds())
         self.evaluation = Evaluation()  # the last one
         self.best_evaluation = Evaluation()  # of the best round's model; empty if that is the last round's
 
@@ -100,7 +98,7 @@ class SharedPartFedAvg(FedAvg):
         self.messenger = NodeMessenger(self.federation, grid)
         self._timeout, self._run_config = timeout, evaluate_config or run_config
         if self._last_trained_round == 0 and self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT:
-            self._update_clients_best(0, self._evaluate_clients(self.global_model, {}, 0))
+            self._compare_with_best_rounds(0, self._evaluate_clients(self.global_model, {}, 0))
         # A run that was interrupted after the training of a round continues with the evaluation of that round.
         trained_before = self.record.round == self._last_trained_round > 0
         for server_round in range(self._last_trained_round + (not trained_before), num_rounds + 1):
@@ -133,11 +131,11 @@ class SharedPartFedAvg(FedAvg):
             evaluated = self.aggregate_evaluate(server_round, self._send(messages, timeout))
             if evaluated is not None:
                 result.evaluate_metrics_clientapp[server_round] = evaluated
-                self._compare_with_best_round(server_round)
+                self._compare_with_best_rounds(server_round, self.evaluation)
             # 6. After the last round, do the same with the model of the round in which the clients were best.
-            if server_round == num_rounds and self.best and not self._best_is_last:
-                self.run.write_model(self.best.model, best=True)
-                self._evaluate_best(self.best)
+            if server_round == num_rounds and (best := self.best_rounds.to_evaluate_after(num_rounds)):
+                self.run.write_model(best.model, best=True)
+                self._evaluate_best(best)
             # 7. Record what happened.
             self.record.seconds = perf_counter() - started
             self.record.evaluate_seconds = self.record.seconds - self.record.train_seconds
@@ -161,8 +159,8 @@ class SharedPartFedAvg(FedAvg):
             client_state_rounds,
             self.history,
             record,
-            self.best,
-            self.clients_best if self.clients_best.rounds else None,
+            self.best_rounds.overall,
+            self.best_rounds.of_each_client if self.best_rounds.of_each_client.rounds else None,
             self.evaluated_model if self._rule is EvaluationRule.BEFORE_AGGREGATION else None,
         )
         Checkpoints(self.run.path).save(checkpoint)
@@ -172,8 +170,8 @@ class SharedPartFedAvg(FedAvg):
 
     @property
     def final_client_states(self) -> list[Mapping[int, int]]:
-        """The client states of the last round and of the best one: for each client, the round in which it was saved."""
-        return [self.client_state_rounds, *([self.best.client_state_rounds] if self.best else [])]
+        """The client states of the last round and of the best: for each client, the round in which it was saved."""
+        return [self.client_state_rounds, *self.best_rounds.client_state_rounds]
 
     def sample_clients(self, server_round: int, attempt: int = 1, failed: Collection[int] = ()) -> list[int]:
         """Sample the clients of a round without replacement (Algorithm 1, line 4).
@@ -221,8 +219,8 @@ class SharedPartFedAvg(FedAvg):
         failed = self.messenger.failed
         results = {client: result for node in nodes for client, result in node.results.items()}
         record.failed = {c: reason for c, reason in record.failed.items() if c not in record.clients} | failed
-        if _all_diverged(failed) and len(failed) > 1 and not results:
-            raise self._diverged(f"the loss of all {len(failed)} clients", failed)
+        if all_diverged(failed) and len(failed) > 1 and not results:
+            raise diverged(config, record, f"the loss of all {len(failed)} clients", failed)
         enough = len(results) >= config.min_fit_clients or not config.clients_per_round
         if not enough and config.algorithm_spec.communicates:
             return None, None
@@ -241,7 +239,7 @@ class SharedPartFedAvg(FedAvg):
             try:
                 model, record.server_loss = self.server_trainer.train(model, server_round)
             except FloatingPointError as error:
-                raise self._diverged("the loss on the server") from error
+                raise diverged(config, record, "the loss on the server") from error
         self.evaluated_model = self.global_model if self._rule is EvaluationRule.BEFORE_AGGREGATION else model
         self.global_model = model
         if config.algorithm_spec.keeps:
@@ -280,28 +278,13 @@ class SharedPartFedAvg(FedAvg):
             self.record.personalized_accuracy = self.evaluation.mean_accuracy(-1)
         return MetricRecord({"initial-accuracy": self.record.initial_accuracy})
 
-    def _compare_with_best_round(self, server_round: int) -> None:
-        """Make the round that was evaluated the best one, if the clients' mean accuracy is higher than ever before."""
-        evaluation, model, states = self.evaluation, self.evaluated_model, dict(self.client_state_rounds)
-        if self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT:
-            self._update_clients_best(server_round, evaluation)
-            model = self.global_model | self.clients_best.mean_shared()
-            states = dict(self.clients_best.client_state_rounds)
-            evaluation = self._evaluate_clients(model, states, server_round)
-        accuracy = evaluation.mean_accuracy(-1 if self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND else 0)
-        if not self.best or accuracy > self.best.accuracy:
-            self.best = BestRound(server_round, accuracy, model, states)
-
-    def _update_clients_best(self, server_round: int, evaluation: Evaluation) -> None:
-        accuracies = {client: result.accuracy[0] for client, result in evaluation.results.items()}
+    def _compare_with_best_rounds(self, server_round: int, evaluation: Evaluation) -> None:
+        """Keep the models of the round that was evaluated, if it is the best so far."""
         shared = {name: self.global_model[name] for name in self.config.algorithm_spec.shares.names(self.global_model)}
-        self.clients_best.update(server_round, accuracies, self.client_state_rounds, shared)
-
-    @property
-    def _best_is_last(self) -> bool:
-        """Whether the best round's models are those that were evaluated after the last round."""
-        of_each_client = self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT
-        return self.best is not None and self.best.server_round == self.config.num_rounds and not of_each_client
+        self.best_rounds.consider(
+            server_round, evaluation, self.evaluated_model, self.client_state_rounds, shared,
+            evaluate=lambda model, states: self._evaluate_clients(model, states, server_round),
+        )  # fmt: skip
 
     def _evaluate_best(self, best: BestRound) -> None:
         """Evaluate and fine-tune every client from the models of the best round.
@@ -331,36 +314,26 @@ class SharedPartFedAvg(FedAvg):
 
     def _collect(self, replies: Iterable[Message], personalize: bool) -> Evaluation:
         """What every client measured, from the nodes' replies; raises a RunError if no client could be evaluated."""
+        untrained = self._untrained_clients()
+        missing = {client: f"it never trained: {reason}" for client, reason in untrained.items()}
+        evaluation = collect_evaluation(self.messenger, replies, self.config, self.global_model, personalize, missing)
+        if not evaluation.results:
+            raise no_client_evaluated(self.config, self.record, self.messenger.failed, untrained)
+        return evaluation
+
+    def _untrained_clients(self) -> dict[int, str]:
+        """Without communication, the clients that have no model, with the reason; otherwise none."""
+        if not (clients := self.federation.clients.keys() - set(self._clients_with_model())):
+            return {}
         records = [*self.history, self.record]
-        reason_of = {client: reason for record in records for client, reason in record.failed.items()}
-        untrained = {
-            client: f"it never trained: {reason_of[client]}" if client in reason_of else "it never trained"
-            for client in self.federation.clients.keys() - set(self._clients_with_model())
-        }
-        evaluation = collect_evaluation(self.messenger, replies, self.config, self.global_model, personalize, untrained)
-        if evaluation.results:
-            return evaluation
-        failed = self.messenger.failed
-        if _all_diverged(failed):
-            raise self._diverged(f"the loss of all {len(failed)} clients in their evaluation")
-        if len(untrained) == len(self.federation.clients):  # all rounds are over, so that a resume would not help
-            if _all_diverged(reason_of):
-                raise self._diverged(f"the loss of all {len(untrained)} clients", reason_of)
-            raise NotResumableError(f"No client trained successfully: {format_failures(reason_of, MAX_REASON_LENGTH)}.")
-        reasons = format_failures(evaluation.missing, MAX_REASON_LENGTH)
-        raise RunError(f"No client could be evaluated after round {self.record.round}: {reasons}.")
+        reasons = {client: reason for record in records for client, reason in record.failed.items()}
+        return {client: reasons.get(client, "the reason is not known") for client in sorted(clients)}
 
     def _begin_attempt(self) -> None:
         """Count an attempt to train the round, after a pause if nodes had disconnected; too many raise a RunError."""
         config, record = self.config, self.record
         if record.attempts > config.max_round_retries:
-            if _all_diverged(record.failed):
-                raise self._diverged("the loss of every client that was tried")
-            needed = counted(config.min_fit_clients, "client")
-            raise RunError(
-                f"Round {record.round} was tried {counted(record.attempts, 'time')}, but never had {needed} "
-                f"(min-fit-clients) that trained successfully: {format_failures(record.failed, MAX_REASON_LENGTH)}."
-            )
+            raise too_few_clients(config, record)
         if NOT_CONNECTED in record.failed.values():
             sleep(RECONNECT_SECONDS)
         record.attempts += 1
@@ -387,8 +360,7 @@ class SharedPartFedAvg(FedAvg):
         They start from their states of now, or from those of the rounds in start_states.
         """
         needed: list[Mapping[int, int]] = [self.client_state_rounds if start_states is None else start_states]
-        needed += [self.client_state_rounds, self.clients_best.client_state_rounds]
-        needed += [self.best.client_state_rounds] if self.best else []
+        needed += self.final_client_states
         needed += [states for of_checkpoint in self._checkpointed.values() for states in of_checkpoint]
         return Task(
             run=str(self.run.path),
@@ -424,23 +396,3 @@ class SharedPartFedAvg(FedAvg):
         if "class-accuracy" not in self.config.diagnostics:
             return 0
         return (1 + self.config.total_local_epochs) * len(self.config.training_rounds(server_round))
-
-    def _diverged(self, diverged_loss: str, failed: Mapping[int, str] | None = None) -> DivergedError:
-        """The error that ends a run whose training diverged, with the keys that may be why.
-
-        The reasons with which clients failed say where they were in their training, if they train several rounds.
-        """
-        config, record = self.config, self.record
-        places = [reason.removeprefix(NOT_FINITE) for reason in (failed or {}).values()]
-        where = next(filter(None, places), f" in round {record.round}, at learning rate {record.learning_rate:g}")
-        changed = config.changed_training_keys
-        remedy = f"a learning-rate below {config.learning_rate:g}"
-        if changed:
-            others = ", ".join(f"{key} = {given!r} (default {default!r})" for key, (given, default) in changed.items())
-            remedy += f", or first with the default of what was changed: {others}"
-        return DivergedError(f"Training diverged{where}: {diverged_loss} is not finite. Start a new run with {remedy}.")
-
-
-def _all_diverged(failed: Mapping[int, str]) -> bool:
-    """Whether clients failed, all of them because their loss was not finite."""
-    return bool(failed) and all(reason.startswith(NOT_FINITE) for reason in failed.values())

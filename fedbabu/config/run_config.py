@@ -1,8 +1,10 @@
 """The checked run configuration, and the quantities of the protocol that follow from it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, model_validator
@@ -114,6 +116,11 @@ class RunConfig(RunConfigKeys):
             min_examples_per_owner=self.min_examples_per_owner,
             iid_test_set=self.iid_test_set,
         )
+
+    @property
+    def results_folder(self) -> Path:
+        """The absolute path of the folder of run folders."""
+        return Path(os.path.abspath(Path(self.results_dir).expanduser()))
 
     @property
     def diagnostics(self) -> frozenset[str]:

@@ -3,8 +3,10 @@
 A client is a data owner, a node (Flower's SuperNode) is where ClientApps run, and their numbers are independent.
 """
 
+import json
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -42,6 +44,12 @@ class Federation:
     def num_classes(self) -> int:
         """The width of the head."""
         return len(self.class_names)
+
+    @property
+    def checksum(self) -> str:
+        """CRC-32 of the images' shape, the number of classes, and what the server knows of each client's data."""
+        clients = [[client, *astuple(info)] for client, info in sorted(self.clients.items())]
+        return f"{zlib.crc32(json.dumps([self.image_shape, self.num_classes, clients]).encode()):08x}"
 
     @property
     def num_nodes(self) -> int:

@@ -20,8 +20,9 @@ from fedbabu.errors import ConfigError, RunError
 from fedbabu.reproduction.composition import SHORT_NAMES, combinations, compose
 from fedbabu.reproduction.paper.tables import SYMBOLS, PaperCell, cells_of_table, is_dataset_of, setting_of_cell, tables
 from fedbabu.runs.checkpoints import Checkpoints
-from fedbabu.runs.folder import RunFolder, all_runs
+from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
+from fedbabu.runs.results import all_runs
 from fedbabu.runs.resume import check_resumable
 from fedbabu.runs.settings import has_results_for, setting_of, settings_agree
 

@@ -19,10 +19,8 @@ import json
 import os
 import platform
 import secrets
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple
 from datetime import datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -39,10 +37,11 @@ from fedbabu.config import PROTOCOLS, Measurement, RunConfig
 from fedbabu.config.defaults import ADDED_KEYS
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import Federation
+from fedbabu.runs.accuracies import client_accuracies, means
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
 from fedbabu.runs.files import json_lines, load_state, read_json_lines, save_state, write_whole
 from fedbabu.runs.records import RoundRecord, client_record
-from fedbabu.runs.settings import comparable, declared_algorithm, has_results_of_protocol
+from fedbabu.runs.settings import declared_algorithm, has_results_of_protocol
 from fedbabu.training.evaluation import ClientResult
 
 MODEL_FILE = "model.safetensors"
@@ -59,7 +58,7 @@ class RunFolder:
     @classmethod
     def create(cls, config: RunConfig, federation: Federation, start: Checkpoint) -> "RunFolder":
         """Make the folder of a new run, named after time, algorithm and data, with its first checkpoint in it."""
-        parent = results_folder(config)
+        parent = config.results_folder
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.algorithm}-{Path(federation.dataset).name}"
         for number in count(1):
             run = cls(parent / (name if number == 1 else f"{name}-{number}"))
@@ -80,7 +79,7 @@ class RunFolder:
             "normalization": dict(zip(("mean", "std"), federation.normalization, strict=True))
             if federation.normalization
             else None,
-            "clients-checksum": clients_checksum(federation),
+            "clients-checksum": federation.checksum,
             "clients-hold-equally-many": len(set(federation.num_train.values())) == 1,
             "federation": {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)},
             "versions": software_versions(),
@@ -221,19 +220,8 @@ class RunFolder:
         is taken after a number of epochs of fine-tuning, by default after all.
         """
         measurement = measurement or self.measurement
-        clients, accuracies = self.best_clients if measurement.evaluated_round == "best" else self.clients, {}
-        algorithm = declared_algorithm(self.config)
-        for prefix in ("", "id-", "ood-"):
-            if f"{prefix}accuracy" in clients[0]:
-                after_epochs = np.array([client[f"{prefix}accuracy"] for client in clients], dtype=float)
-                if not algorithm.keeps:  # all clients start from one global model
-                    accuracies[f"{prefix}initial"] = after_epochs[:, 0]
-                if not prefix:
-                    without_head = [_without_head_accuracy(client, measurement) for client in clients]
-                    accuracies["without-head"] = np.array(without_head)
-                last = -1 if finetune_epochs is None else finetune_epochs
-                accuracies[f"{prefix}personalized"] = after_epochs[:, last]
-        return {metric: values for metric, values in accuracies.items() if not np.isnan(values).all()}
+        clients = self.best_clients if measurement.evaluated_round == "best" else self.clients
+        return client_accuracies(clients, declared_algorithm(self.config), measurement, finetune_epochs)
 
     @property
     def protocols(self) -> dict[str, Measurement]:
@@ -275,8 +263,8 @@ class RunFolder:
             "num-clients": len(self.clients),
             "missing": missing,
             "best-round": best_round,
-            "accuracy": _means(self.accuracies()),
-            "accuracy-by-protocol": {name: _means(self.accuracies(each)) for name, each in self.protocols.items()},
+            "accuracy": means(self.accuracies()),
+            "accuracy-by-protocol": {name: means(self.accuracies(each)) for name, each in self.protocols.items()},
             "paper": paper,
             **{name.replace("_", "-"): sum(getattr(record, name) for record in rounds) for name in totals},
             "failed": sum(len(record.failed) for record in rounds),
@@ -300,67 +288,9 @@ class RunFolder:
         write_whole(self.path / name, json.dumps(content, indent=2).encode())
 
 
-def _without_head_accuracy(client: Mapping[str, Any], measurement: Measurement) -> float:
-    """A client's accuracy without the head in percent; NaN if it was not measured in this way."""
-    measured = client["without-head-accuracy"]
-    if not isinstance(measured, dict):  # an earlier version measured as the text has it
-        measured = {Measurement.from_run_config(PROTOCOLS["text"]).templates: measured}
-    return measured.get(measurement.templates, np.nan)
-
-
-def _means(accuracies: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation over the clients that have an accuracy, and their number, for each metric."""
-    return {
-        metric: {
-            "mean": float(np.nanmean(values)),
-            "std": float(np.nanstd(values)),
-            "num-clients": int(np.isfinite(values).sum()),
-        }
-        for metric, values in accuracies.items()
-    }
-
-
-def results_folder(config: RunConfig) -> Path:
-    """The absolute path of the folder of run folders."""
-    return Path(os.path.abspath(Path(config.results_dir).expanduser()))
-
-
-def all_runs(results_dir: str | Path) -> list[RunFolder]:
-    """All runs in a folder of run folders, oldest first, since their names start with the time."""
-    return [RunFolder(path.parent) for path in sorted(Path(results_dir).glob("*/config.json"))]
-
-
-def finished_runs(results_dir: str | Path) -> list[RunFolder]:
-    """The finished runs in a folder of run folders, oldest first; what cannot be read is named and left out."""
-    runs = []
-    for run in all_runs(results_dir):
-        try:
-            if run.config["algorithm"] and run.dataset["name"] and run.finished and run.summary["accuracy"]:
-                runs.append(run)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            print(
-                f"{run.path} is left out, because it is not the folder of a run that can be read: {error}", flush=True
-            )
-    return runs
-
-
-def newest_per_algorithm(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """Of runs, oldest first, those that can be compared with the last, the newest of each algorithm; sorted by name."""
-    alike = [run for run in runs if run.dataset == runs[-1].dataset and comparable(run.config, runs[-1].config)]
-    newest = {run.config["algorithm"]: run for run in alike}
-    return [newest[algorithm] for algorithm in sorted(newest)]
-
-
 def clients_in_words(number: int, total: int) -> str:
     """A number of clients, and the total if these are not all: "97 of 100 clients"."""
     return counted(number, "client") if number == total else f"{number} of {counted(total, 'client')}"
-
-
-def clients_checksum(federation: Federation) -> str:
-    """CRC-32 of the shape of the images, the number of classes, and what the server knows of each client's data."""
-    clients = [[client, *astuple(info)] for client, info in sorted(federation.clients.items())]
-    form = [federation.image_shape, federation.num_classes, clients]
-    return f"{zlib.crc32(json.dumps(form).encode()):08x}"
 
 
 def software_versions() -> dict[str, str]:

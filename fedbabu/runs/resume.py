@@ -17,7 +17,7 @@ from fedbabu.config import RUNTIME_KEYS, RunConfig, default_run_config, toml_val
 from fedbabu.data.classes import shorten
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import Federation
-from fedbabu.runs.folder import RunFolder, clients_checksum, software_versions
+from fedbabu.runs.folder import RunFolder, software_versions
 
 
 def check_resumable(path_text: str) -> RunFolder:
@@ -66,5 +66,5 @@ def check_same_clients(run: RunFolder, federation: Federation) -> None:
             f"The run in {run.path} has the classes {shorten(recorded['class-names'])}, but the clients now have "
             f"{shorten(names)}."
         )
-    if recorded["clients-checksum"] != clients_checksum(federation):
+    if recorded["clients-checksum"] != federation.checksum:
         raise ConfigError(f"The clients of the run in {run.path} had other data, of '{run.config['dataset']}'.")

@@ -15,7 +15,8 @@ from support.notebooks import execute_notebook
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.reproduction.local_superlink import local_superlink
-from fedbabu.runs.folder import RunFolder, finished_runs
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.results import finished_runs
 
 slow = pytest.mark.slow
 

@@ -23,8 +23,9 @@ from fedbabu.config import RunConfig, default_run_config
 from fedbabu.data.partitions.partition import open_simulated_data
 from fedbabu.data.transforms import client_examples
 from fedbabu.reproduction.local_superlink import flower_environment, free_ports, local_superlink, stop
-from fedbabu.runs.folder import RunFolder, all_runs
+from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
+from fedbabu.runs.results import all_runs
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]

@@ -17,7 +17,7 @@ from support.in_process import essence_without_traffic, run_server
 
 from fedbabu.reproduction.experiment import Experiment
 from fedbabu.reproduction.sweep import listing, plan, summary
-from fedbabu.runs.folder import all_runs, finished_runs
+from fedbabu.runs.results import all_runs, finished_runs
 
 TABLE13 = ("experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4")
 REDUCED = [*TABLE13, "dataset=digits", "run.num-clients=10", "run.evaluate-every=0", "total-epochs=80"]

@@ -15,8 +15,9 @@ from support.in_process import run_server
 from fedbabu.config import TEMPLATES, with_protocol
 from fedbabu.errors import ConfigError
 from fedbabu.federation.messages import Task
-from fedbabu.runs.folder import RunFolder, finished_runs, newest_per_algorithm
+from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
+from fedbabu.runs.results import finished_runs, newest_per_algorithm
 
 
 def rewrite_config(run: RunFolder, **keys) -> RunFolder:

@@ -22,7 +22,8 @@ from fedbabu.config import RunConfig, default_run_config, with_protocol
 from fedbabu.errors import RunError
 from fedbabu.federation.messages import Task
 from fedbabu.runs.checkpoints import Checkpoints
-from fedbabu.runs.folder import RunFolder, all_runs, finished_runs
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.results import all_runs, finished_runs
 from fedbabu.runs.resume import check_resumable, resumed_config, runtime_overrides
 from fedbabu.strategy import SharedPartFedAvg
 

@@ -12,7 +12,8 @@ from fedbabu import client_app, server_app
 from fedbabu.federation import discovery
 from fedbabu.federation.messages import Task
 from fedbabu.runs.checkpoints import Checkpoints
-from fedbabu.runs.folder import RunFolder, finished_runs
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.results import finished_runs
 
 # What Flower's runtime sets in a ServerApp's process, and a Message asks for.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
