@@ -150,7 +150,7 @@ def partition(
 @app.command(name="app")
 def app_path() -> None:
     """Print the path of the app's folder, which `flwr run` takes."""
-    from fedbabu.app_folder import app_folder
+    from fedbabu.reproduction.app_folder import app_folder
 
     print(app_folder())
 

@@ -10,10 +10,10 @@ from fedbabu.config.defaults import (
     toml_value,
 )
 from fedbabu.config.protocols import PROTOCOLS, TEMPLATES, Measurement, under_protocol, with_protocol
-from fedbabu.config.run_config import SPECIAL_KEYS, RunConfig, check_keys_are_read, partition_keys
+from fedbabu.config.run_config import SPECIAL_KEYS, RunConfig, check_keys_are_read, partition_keys, special_keys_read
 
 __all__ = [
     "PAPER_PROTOCOL", "PROTOCOLS", "RUNTIME_KEYS", "SPECIAL_KEYS", "TEMPLATES", "Measurement", "RunConfig",
     "check_keys_are_read", "default_run_config", "key_groups", "key_meanings", "parse_overrides", "partition_keys",
-    "toml_value", "under_protocol", "with_protocol",
+    "special_keys_read", "toml_value", "under_protocol", "with_protocol",
 ]  # fmt: skip

@@ -7,9 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedbabu.app_folder import app_file
 from fedbabu.config.protocols import PROTOCOLS
 from fedbabu.errors import ConfigError
+
+PACKAGE = Path(__file__).parents[1]
+IN_WHEEL = PACKAGE / "_app"  # where a wheel has the files that are beside the package in the repository
+
+
+def app_file(name: str) -> Path:
+    """The path of a file or folder of the app that is no Python, for example "pyproject.toml" or "conf"."""
+    return (IN_WHEEL if IN_WHEEL.is_dir() else PACKAGE.parent) / name
+
 
 PYPROJECT = app_file("pyproject.toml")
 

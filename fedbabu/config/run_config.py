@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from fedbabu.algorithms import ALGORITHMS, Algorithm, Evaluation, Part, Phase, find_algorithm
+from fedbabu.algorithms import ALGORITHMS, AS_IN_THE_CODE, Algorithm, Evaluation, Part, Phase, find_algorithm
 from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS, default_run_config
 from fedbabu.config.keys import RunConfigKeys
 from fedbabu.config.protocols import with_protocol
@@ -24,10 +24,22 @@ def partition_keys(scheme: str) -> tuple[str, ...]:
     return tuple(option.replace("_", "-") for option in PARTITIONS[scheme].options)
 
 
-KEYS_OF_MOVING_HEADS = frozenset(("head-learning-rate-factor",))  # that matter where local training moves the head
-# The keys that only some algorithms or partitions read.
-SPECIAL_KEYS = KEYS_OF_MOVING_HEADS.union(*(algorithm.coefficients for algorithm in ALGORITHMS.values()))
-SPECIAL_KEYS |= frozenset(chain.from_iterable(map(partition_keys, PARTITIONS))) - {"client-column"}
+# The keys that only some algorithms or partition schemes read.
+SPECIAL_KEYS = frozenset(
+    chain(
+        ("head-learning-rate-factor",),
+        *(algorithm.coefficients for algorithm in (*ALGORITHMS.values(), *AS_IN_THE_CODE.values())),
+        *map(partition_keys, PARTITIONS),
+    )
+)
+
+
+def special_keys_read(algorithm: Algorithm, scheme: str) -> set[str]:
+    """Those of SPECIAL_KEYS that matter for an algorithm with a partition scheme."""
+    moves_head = any(Part.HEAD in phase.part for phase in (*algorithm.trains, *algorithm.trains_personal))
+    return {*algorithm.coefficients, *partition_keys(scheme), *(("head-learning-rate-factor",) if moves_head else ())}
+
+
 PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
 
 
@@ -166,22 +178,24 @@ class RunConfig(RunConfigKeys):
         return max(int(round(self.fraction_train * self.num_clients, 9)), 1)
 
     @property
-    def changed_training_keys(self) -> dict[str, tuple[Any, Any]]:
-        """The keys of local training, besides the learning rate, that are not the default: their value and default."""
+    def _changed_keys(self) -> dict[str, tuple[Any, Any]]:
+        """The keys that are not as pyproject.toml and the protocol have them: their value and default."""
         values, chosen = self.to_flower(), {"algorithm": self.algorithm, "protocol": self.protocol}
         defaults = with_protocol(default_run_config() | chosen)
-        keys = ("momentum", "weight-decay", "batch-size", *KEYS_OF_MOVING_HEADS, *self._declared.coefficients)
-        return {key: (values[key], defaults[key]) for key in keys if values[key] != defaults[key]}
+        return {key: (values[key], defaults[key]) for key in values if values[key] != defaults[key]}
+
+    @property
+    def changed_training_keys(self) -> dict[str, tuple[Any, Any]]:
+        """The keys of local training, besides the learning rate, that are not the default: their value and default."""
+        keys = {"momentum", "weight-decay", "batch-size", "head-learning-rate-factor", *self._declared.coefficients}
+        return {key: changed for key, changed in self._changed_keys.items() if key in keys}
 
     @property
     def unread_keys(self) -> dict[str, Any]:
-        """The keys of single algorithms or partitions that are not the default although this run does not read them."""
-        values, algorithm = self.to_flower(), self._declared
-        defaults = with_protocol(default_run_config() | {"algorithm": self.algorithm, "protocol": self.protocol})
-        read = {*algorithm.coefficients, *partition_keys(self.partition)}
-        if any(Part.HEAD in phase.part for phase in (*algorithm.trains, *algorithm.trains_personal)):
-            read |= KEYS_OF_MOVING_HEADS
-        return {key: values[key] for key in values if key in SPECIAL_KEYS - read and values[key] != defaults[key]}
+        """The special keys that are not the default although this run does not read them."""
+        # The client column also says of whom test images are held out.
+        unread = SPECIAL_KEYS - special_keys_read(self._declared, self.partition) - {"client-column"}
+        return {key: value for key, (value, _) in self._changed_keys.items() if key in unread}
 
     def aggregation_weight(self, num_examples: int) -> int:
         """The weight in the mean over clients of one with this number of training examples."""

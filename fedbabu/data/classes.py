@@ -10,6 +10,7 @@ import numpy as np
 from fedbabu.data.source import IntArray, Source
 from fedbabu.errors import ConfigError
 
+Column = np.ndarray[Any, Any]  # the labels of a split as they were read, [n]
 ClassNames = tuple[str, ...] | tuple[int, ...]  # in the order of the labels; numbers where the dataset has no names
 MAX_NAMED = 10  # classes in a sentence
 FEW_IMAGES = 10  # which may all be of different classes
@@ -40,46 +41,59 @@ def read_classes(source: Source) -> tuple[dict[str, IntArray], ClassNames, list[
             f"label-column = '{column}' of dataset = '{source.name}' has names of classes in its {split_of[True]} "
             f"split and only numbers in its {split_of[False]} split, which cannot be matched: both must have names."
         )
-    names: Sequence[str]
-    notes = []
-    if not has_names["train"]:
-        _check_range(source, values, None)
-        _check_not_all_different(source, values["train"])
-        distinct = np.unique(np.concatenate(list(values.values())))
-        class_names: ClassNames = tuple(distinct.tolist())
-        labels = {split: np.searchsorted(distinct, each) for split, each in values.items()}
-        if class_names != tuple(range(len(class_names))):
-            notes.append(f"The labels {shorten(class_names)} are the classes 0 to {len(class_names) - 1}")
+    if has_names["train"]:
+        labels, class_names, notes = _classes_by_name(source, values, listed_names)
     else:
-        names_of: dict[str, Sequence[str]] = {}  # of each split, in the order of its labels
-        for split, each in values.items():
-            if (own_names := listed_names[split]) is not None:
-                names = own_names
-                _check_range(source, {split: each}, len(names))
-            else:
-                names, values[split] = _number_texts(source, split, each)
-            names_of[split] = [unicodedata.normalize("NFC", name) for name in names]  # accents have two encodings
-        union = dict.fromkeys(chain(*names_of.values()))
-        # Class labels keep their order if one of the splits has all of them.
-        complete = (each for split, each in names_of.items() if listed_names[split] and len(set(each)) == len(union))
-        names = next(complete, sorted(union))
-        if any(each is None for each in listed_names.values()):
-            _check_not_all_different(source, values["train"])
-            notes.append(f"The labels are texts; the classes are in sorted order: {shorten(names)}")
-        elif set(names) != set(names_of["train"]):
-            notes.append("The splits list their classes differently, so that the classes are matched by name")
-        class_names = tuple(dict.fromkeys(names))
-        number_of = {name: number for number, name in enumerate(class_names)}
-        labels = {
-            split: np.array([number_of[name] for name in names_of[split]], dtype=np.int64)[each]
-            for split, each in values.items()
-        }
+        labels, class_names, notes = _classes_by_number(source, values)
     if len(class_names) == 1:
         notes.append(f"All images are of one class, {class_names[0]}")
     return labels, class_names, notes
 
 
-def _number_texts(source: Source, split: str, texts: np.ndarray[Any, Any]) -> tuple[list[str], IntArray]:
+def _classes_by_number(
+    source: Source, values: Mapping[str, Column]
+) -> tuple[dict[str, IntArray], ClassNames, list[str]]:
+    """What `read_classes` returns for integers without names, given the column of each split."""
+    _check_range(source, values, None)
+    _check_not_all_different(source, values["train"])
+    distinct = np.unique(np.concatenate(list(values.values())))
+    class_names, gapless = tuple(distinct.tolist()), tuple(range(len(distinct)))
+    note = f"The labels {shorten(class_names)} are the classes 0 to {len(class_names) - 1}"
+    labels = {split: np.searchsorted(distinct, each) for split, each in values.items()}
+    return labels, class_names, [] if class_names == gapless else [note]
+
+
+def _classes_by_name(
+    source: Source, values: Mapping[str, Column], listed_names: Mapping[str, Sequence[str] | None]
+) -> tuple[dict[str, IntArray], ClassNames, list[str]]:
+    """What `read_classes` returns for class labels, whose names are listed for a split, and for texts."""
+    names_of: dict[str, list[str]] = {}  # of each split, in the order of its labels
+    numbers_of: dict[str, IntArray] = {}
+    for split, each in values.items():
+        if (names := listed_names[split]) is None:
+            names, numbers_of[split] = _number_texts(source, split, each)
+        else:
+            _check_range(source, {split: each}, len(names))
+            numbers_of[split] = each
+        names_of[split] = [unicodedata.normalize("NFC", name) for name in names]  # accents have two encodings
+    union, notes = dict.fromkeys(chain(*names_of.values())), []
+    # Class labels keep their order if one of the splits has all of them.
+    complete = (each for split, each in names_of.items() if listed_names[split] and len(set(each)) == len(union))
+    class_names = tuple(dict.fromkeys(next(complete, sorted(union))))
+    if any(each is None for each in listed_names.values()):
+        _check_not_all_different(source, values["train"])
+        notes.append(f"The labels are texts; the classes are in sorted order: {shorten(class_names)}")
+    elif set(class_names) != set(names_of["train"]):
+        notes.append("The splits list their classes differently, so that the classes are matched by name")
+    number_of = {name: number for number, name in enumerate(class_names)}
+    labels = {
+        split: np.array([number_of[name] for name in names], dtype=np.int64)[numbers_of[split]]
+        for split, names in names_of.items()
+    }
+    return labels, class_names, notes
+
+
+def _number_texts(source: Source, split: str, texts: Column) -> tuple[list[str], IntArray]:
     """The different texts of a column, sorted, and the number of each row's text; a ConfigError for an empty one."""
     names, numbers = np.unique(texts.astype(str), return_inverse=True)
     if "" in names:
@@ -88,7 +102,7 @@ def _number_texts(source: Source, split: str, texts: np.ndarray[Any, Any]) -> tu
     return names.tolist(), numbers
 
 
-def _check_range(source: Source, values: Mapping[str, np.ndarray[Any, Any]], num_classes: int | None) -> None:
+def _check_range(source: Source, values: Mapping[str, Column], num_classes: int | None) -> None:
     """Raise a ConfigError if a label is negative or not below the number of classes."""
     for split, labels in values.items():
         outside = np.flatnonzero((labels < 0) | (labels >= (num_classes or np.inf)))
@@ -100,7 +114,7 @@ def _check_range(source: Source, values: Mapping[str, np.ndarray[Any, Any]], num
             )
 
 
-def _check_not_all_different(source: Source, train_labels: np.ndarray[Any, Any]) -> None:
+def _check_not_all_different(source: Source, train_labels: Column) -> None:
     """Raise a ConfigError if every training image has a label of its own, as in a column of numbers of images."""
     if len(train_labels) > FEW_IMAGES and len(np.unique(train_labels)) == len(train_labels):
         raise ConfigError(

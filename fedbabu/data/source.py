@@ -130,6 +130,8 @@ def _load_splits(dataset: str) -> tuple[dict[str, "datasets.Dataset"], list[str]
     """Load a dataset by its name, its id on the Hub or its local folder; also, notes about what was left out."""
     from datasets import disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     disable_progress_bars()  # in the log of a run, those of worker processes are noise
     folder = Path(os.path.abspath(Path(dataset).expanduser()))
@@ -150,11 +152,9 @@ def _load_splits(dataset: str) -> tuple[dict[str, "datasets.Dataset"], list[str]
         if "/" not in source:
             # Where the Hub cannot be reached, `datasets` would answer a name like "pets" from its cache, with a local
             # folder of that name that was once read under another path.
-            from huggingface_hub import HfApi
-
             HfApi().dataset_info(source)
         return dict(load_dataset(source)), []
-    except (DatasetNotFoundError, _repository_not_found()) as error:
+    except (DatasetNotFoundError, RepositoryNotFoundError) as error:
         raise ConfigError(not_found) from error
     except OSError as error:  # ConnectionError, and those of huggingface_hub
         raise ConfigError(
@@ -164,12 +164,6 @@ def _load_splits(dataset: str) -> tuple[dict[str, "datasets.Dataset"], list[str]
         ) from error
     except Exception as error:  # datasets raises errors of many kinds for files that it cannot read
         raise ConfigError(f"dataset = '{dataset}' cannot be used: {' '.join(str(error).split())}") from error
-
-
-def _repository_not_found() -> type[Exception]:
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    return RepositoryNotFoundError
 
 
 def _recognize(spec: DataSpec, splits: dict[str, "datasets.Dataset"]) -> str | None:

@@ -80,7 +80,7 @@ class Node:
             )
             for client in self.clients
         }
-        tested = tuple(self.dataset.class_names[label] for label in np.unique(self.dataset.labels["test"]))
+        tested = np.unique(self.dataset.labels["test"]) if self.local_data else ()
         return NodeInfo(
             clients=clients,
             dataset=self.dataset.name,
@@ -88,7 +88,7 @@ class Node:
             class_names=self.dataset.class_names,
             mean=tuple(self.dataset.transform.mean),
             std=tuple(self.dataset.transform.std),
-            tested_classes=tested if self.local_data else (),
+            tested_classes=tuple(self.dataset.class_names[label] for label in tested),
             notes=self._notes(),
             num_nodes=self.num_nodes,
             local_data=self.local_data,

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, create_model
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.app_folder import app_file
 from fedbabu.config import PAPER_PROTOCOL, PROTOCOLS, default_run_config
+from fedbabu.config.defaults import app_file
 from fedbabu.config.keys import NameOrPath
 from fedbabu.config.wording import error_sentence
 from fedbabu.data.known import KNOWN_DATASETS

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedbabu.app_folder import app_folder
 from fedbabu.config import RUNTIME_KEYS, RunConfig
 from fedbabu.errors import counted
+from fedbabu.reproduction.app_folder import app_folder
 from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
 from fedbabu.reproduction.local_superlink import local_superlink, start, stop
 from fedbabu.runs.folder import RunFolder

@@ -10,7 +10,7 @@ from fedbabu.federation.evaluation import Evaluation
 from fedbabu.training.aggregation import State, weighted_sum
 
 Evaluate = Callable[[State, Mapping[int, int]], Evaluation]
-"""Evaluates all clients with a global model and, for each client with a client state, the round in which it was saved."""
+"""Evaluates all clients with a global model, and with the client states that were saved in a round for each client."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BestRounds:
         """Make an evaluated round the best one, if the clients' mean accuracy is higher than ever before.
 
         Args:
-            server_round: The number of the round; 0 for the initial model, which only the clients' own best rounds count.
+            server_round: The number of the round; 0 for the initial model, which can only be a client's own best.
             evaluation: What the clients measured.
             model: The model that they evaluated.
             client_state_rounds: For each client with a client state, the round in which it was saved.

@@ -1,15 +1,19 @@
 """When two runs have the same setting, by their run configurations under Flower's key names."""
 
 from collections.abc import Mapping
-from functools import cache
-from itertools import chain
 from typing import Any
 
-from fedbabu.algorithms import ALGORITHMS, AS_IN_THE_CODE, Algorithm, Part, Phase, find_algorithm
-from fedbabu.config import RUNTIME_KEYS, partition_keys, under_protocol, with_protocol
+from fedbabu.algorithms import AS_IN_THE_CODE, Algorithm, Part, Phase, find_algorithm
+from fedbabu.config import (
+    RUNTIME_KEYS,
+    SPECIAL_KEYS,
+    partition_keys,
+    special_keys_read,
+    under_protocol,
+    with_protocol,
+)
 from fedbabu.config.defaults import RETIRED_KEYS
 from fedbabu.config.protocols import MEASUREMENT_KEYS
-from fedbabu.data.partitions import PARTITIONS
 
 # Keys that a setting does not have: those of the data, which config.json describes, and those without influence.
 KEYS_BESIDE_THE_SETTING = {"dataset", "image-column", "label-column", "seed", *RUNTIME_KEYS, *RETIRED_KEYS}
@@ -33,17 +37,10 @@ def declared_algorithm(run_config: Mapping[str, Any]) -> Algorithm:
     return find_algorithm(run_config["algorithm"], run_config.get("protocol", "text"))
 
 
-@cache
-def _special_keys() -> frozenset[str]:
-    """The run-config keys that only some algorithms or some partition schemes read."""
-    of_algorithms = (each.coefficients for each in (*ALGORITHMS.values(), *AS_IN_THE_CODE.values()))
-    return frozenset(chain(*of_algorithms, *map(partition_keys, PARTITIONS)))
-
-
 def keys_read(run_config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys and values that can change the numbers of this algorithm with this partition, without data and seed."""
     algorithm, scheme = declared_algorithm(run_config), run_config["partition"]
-    unread = _special_keys().difference(algorithm.coefficients, partition_keys(scheme)) | KEYS_BESIDE_THE_SETTING
+    unread = (SPECIAL_KEYS - special_keys_read(algorithm, scheme)) | KEYS_BESIDE_THE_SETTING
     if algorithm.name not in AS_IN_THE_CODE:
         unread |= {"protocol"}  # what else it decides is in the other keys
     return {key: value for key, value in with_protocol(run_config).items() if key not in unread}

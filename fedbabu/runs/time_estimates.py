@@ -95,7 +95,7 @@ def _size_and_speed(run: RunFolder) -> tuple[tuple[int, int], float]:
 @cache
 def images_per_second(model_name: str, image_shape: ImageShape, batch_size: int, precision: str) -> float:
     """How fast one node trains a network, measured on two random batches with one CPU, or on the GPU."""
-    settings, device = LocalTrainingSettings(batch_size, momentum=0.9, precision=precision), training_device()
+    settings, device = LocalTrainingSettings(batch_size, momentum=0.9, precision=precision), training_device("auto")
     model = build_model(model_name, image_shape, 10, seed=0).to(device)
     generator, phases = torch.Generator().manual_seed(0), (Phase(Part.FULL),)
     images = torch.randint(256, (2 * batch_size, *image_shape), dtype=torch.uint8, generator=generator).to(device)

@@ -5,17 +5,16 @@ A node trains with as many threads as it has CPUs (client-resources-num-cpus), w
 
 import ctypes
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
+from fedbabu.data.cache import cache_dir
 from fedbabu.errors import ConfigError
 
 GPUS_OF_DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that NVIDIA's driver has
@@ -27,7 +26,7 @@ _taken: list[object] = []  # the lock of the GPU that this process has taken
 
 
 @cache
-def training_device(wanted: str = "auto") -> torch.device:
+def training_device(wanted: str) -> torch.device:
     """The device that this process trains on: "cpu", "cuda", or for "auto" a GPU if PyTorch sees one.
 
     The first call prepares this process for training and, if there are several GPUs, takes one that the fewest
@@ -65,16 +64,16 @@ def why_no_gpu() -> str:
 
 
 def _take_one_of(number: int) -> int:
-    """A number below the given one that the fewest processes of this machine and user have taken."""
-    folder = Path(tempfile.gettempdir()) / f"fedbabu-gpus-{os.environ.get('USER', '')}"
-    folder.mkdir(exist_ok=True)
-    for place in count():
+    """A number below the given one that the fewest processes with the same cache have taken."""
+    folder, place = cache_dir() / "gpus", 0
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
         for index in range(number):
             with suppress(Timeout):  # another process has this place
                 # The lock is kept, and so held, until the process ends.
                 _taken.append(FileLock(folder / f"{index}-{place}.lock", timeout=0).acquire())
                 return index
-    raise AssertionError("There is always a free place.")
+        place += 1
 
 
 def keep_freed_memory() -> None:

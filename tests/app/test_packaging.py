@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from fedbabu.app_folder import app_folder
+from fedbabu.reproduction.app_folder import app_folder
 
 REPOSITORY = Path(__file__).parents[2]
 MAX_BYTES = 1_000_000  # of a file on Flower Hub
@@ -47,7 +47,7 @@ def installed(tmp_path_factory) -> Path:
 
 def in_wheel(installed: Path, code: str, tmp_path: Path) -> str:
     """What a Python program prints that imports the package as the wheel installs it, far from the repository."""
-    environment = os.environ | {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = os.environ | {"PYTHONPATH": str(installed), "FEDBABU_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
@@ -63,14 +63,14 @@ def test_a_wheel_knows_the_run_config_and_the_experiments(installed, tmp_path):
 
 
 def test_a_wheel_has_an_app_folder_for_flower(installed, tmp_path):
-    code = "from fedbabu.app_folder import app_folder; print(app_folder())"
+    code = "from fedbabu.reproduction.app_folder import app_folder; print(app_folder())"
     folder = Path(in_wheel(installed, code, tmp_path).strip())
     assert folder.is_relative_to(tmp_path / "cache")
     assert Path(in_wheel(installed, code, tmp_path).strip()) == folder
     for name in ("pyproject.toml", "README.md", "LICENSE", "conf/quickstart.toml", "fedbabu/server_app.py"):
         assert (folder / name).read_bytes() == (REPOSITORY / name).read_bytes()
     assert not (folder / "fedbabu" / "_app").exists()
-    assert list(folder.parent.iterdir()) == [folder]
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
 
 
 def test_in_the_repository_the_app_folder_is_the_repository():

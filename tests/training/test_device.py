@@ -15,7 +15,7 @@ from fedbabu.training.device import fitting_federation, training_device, why_no_
 def test_the_device_is_the_gpu_if_there_is_one_and_float32_is_float32():
     torch.backends.cudnn.allow_tf32 = True  # PyTorch's default
     training_device.cache_clear()
-    assert training_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert training_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert not torch.backends.cudnn.allow_tf32
 
 
@@ -46,7 +46,7 @@ def test_a_gpu_that_is_not_used_is_explained(no_gpu, monkeypatch, tmp_path):
 
 
 def test_processes_spread_over_several_gpus(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("FEDBABU_CACHE", str(tmp_path))
     monkeypatch.setattr(device, "_taken", [])
     assert [device._take_one_of(3) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
     device._taken.pop(1)  # the process that has GPU 1 ends
