@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from pathlib import Path
+from time import perf_counter
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -43,7 +44,7 @@ def describe(message: Message, context: Context) -> Message:
 def train_clients(message: Message, context: Context) -> Message:
     """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
     node, task, store, networks = _unpack(message, context)
-    reply = TrainReply()
+    reply, started = TrainReply(), perf_counter()
     for client, saved_rounds in task.clients.items():
         try:
             client_state = store.load(client, saved_rounds[0])
@@ -54,6 +55,7 @@ def train_clients(message: Message, context: Context) -> Message:
             reply.failed[client] = _failure_reason(error)
         else:
             reply.add(client, trained, only_client=len(task.clients) == 1)
+    reply.seconds = perf_counter() - started
     return Message(reply.to_content(), reply_to=message)
 
 
@@ -61,7 +63,7 @@ def train_clients(message: Message, context: Context) -> Message:
 def evaluate_clients(message: Message, context: Context) -> Message:
     """Evaluate the clients of the task; in the final evaluation, fine-tune each and measure it after every epoch."""
     node, task, store, networks = _unpack(message, context)
-    reply = EvaluateReply()
+    reply, started = EvaluateReply(), perf_counter()
     for number, saved_rounds in task.clients.items():
         try:
             client, client_state = node.client(number, networks), store.load(number, saved_rounds[0])
@@ -73,6 +75,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
             reply.results[number] = result
         except Exception as error:  # of any kind: the node's other clients are evaluated all the same
             reply.failed[number] = _failure_reason(error)
+    reply.seconds = perf_counter() - started
     return Message(reply.to_content(), reply_to=message)
 
 

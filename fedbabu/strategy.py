@@ -14,9 +14,10 @@ from torch import Tensor
 from fedbabu.algorithms import Evaluation as EvaluationRule
 from fedbabu.config import RunConfig
 from fedbabu.federation.clients import Federation
+from fedbabu.federation.delivery import NOT_CONNECTED
 from fedbabu.federation.evaluation import Evaluation, collect_evaluation
 from fedbabu.federation.messages import Task, TrainReply
-from fedbabu.federation.messenger import NOT_CONNECTED, NodeMessenger
+from fedbabu.federation.messenger import NodeMessenger
 from fedbabu.runs.best_rounds import BestRound, BestRounds, ClientsBestRounds
 from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, Checkpoint, Checkpoints
 from fedbabu.runs.failures import all_diverged, diverged, no_client_evaluated, too_few_clients
@@ -24,7 +25,7 @@ from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.progress import Log, Progress
 from fedbabu.runs.records import RoundRecord
 from fedbabu.seeding import Purpose, numpy_generator
-from fedbabu.training.aggregation import weighted_sum
+from fedbabu.training.aggregation import num_bytes, weighted_sum
 from fedbabu.training.diagnostics import mean_over_clients
 from fedbabu.training.server_training import ServerTrainer
 
@@ -95,7 +96,7 @@ class SharedPartFedAvg(FedAvg):
         """
         run_config = train_config or ConfigRecord()
         result = Result(arrays=initial_arrays)
-        self.messenger = NodeMessenger(self.federation, grid)
+        self.messenger = NodeMessenger(self.federation, grid, self.progress.clients_done)
         self._timeout, self._run_config = timeout, evaluate_config or run_config
         if self._last_trained_round == 0 and self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT:
             self._compare_with_best_rounds(0, self._evaluate_clients(self.global_model, {}, 0))
@@ -110,7 +111,7 @@ class SharedPartFedAvg(FedAvg):
                     # 1. Sample clients and send them the global model.
                     messages = self.configure_train(server_round, result.arrays, run_config, grid)
                     # 2. Collect what they share after training.
-                    replies = self._send(messages, timeout)
+                    replies = self.messenger.send(messages, timeout)
                     # 3. Average it; the part that is not shared stays as it is.
                     arrays, metrics = self.aggregate_train(server_round, replies)
                 result.arrays, result.train_metrics_clientapp[server_round] = arrays or result.arrays, metrics
@@ -128,7 +129,7 @@ class SharedPartFedAvg(FedAvg):
             is_global_model = self.evaluated_model is self.global_model  # which is packed already
             arrays = result.arrays if is_global_model else ArrayRecord(self.evaluated_model)
             messages = self.configure_evaluate(server_round, arrays, self._run_config, grid)
-            evaluated = self.aggregate_evaluate(server_round, self._send(messages, timeout))
+            evaluated = self.aggregate_evaluate(server_round, self.messenger.send(messages, timeout))
             if evaluated is not None:
                 result.evaluate_metrics_clientapp[server_round] = evaluated
                 self._compare_with_best_rounds(server_round, self.evaluation)
@@ -195,6 +196,7 @@ class SharedPartFedAvg(FedAvg):
         record, training_rounds = self.record, self.config.training_rounds(server_round)
         record.clients = self.sample_clients(server_round, record.attempts, record.failed)
         record.learning_rate = self.config.learning_rate_in(training_rounds[-1])
+        record.bytes_sent += len(record.clients) * self._shared_bytes
         task = self._task(server_round, record.clients, training_rounds)
         return self.messenger.messages(MessageType.TRAIN, task, arrays, config)
 
@@ -218,6 +220,7 @@ class SharedPartFedAvg(FedAvg):
         nodes = list(self.messenger.parse(replies, TrainReply, num_train, weights, shared, num_accuracies))
         failed = self.messenger.failed
         results = {client: result for node in nodes for client, result in node.results.items()}
+        record.bytes_received += len(results) * self._shared_bytes
         record.failed = {c: reason for c, reason in record.failed.items() if c not in record.clients} | failed
         if all_diverged(failed) and len(failed) > 1 and not results:
             raise diverged(config, record, f"the loss of all {len(failed)} clients", failed)
@@ -301,7 +304,7 @@ class SharedPartFedAvg(FedAvg):
         """Evaluate all clients with a model and their states of some rounds, with the draws of a round."""
         task = self._task(server_round, self._clients_with_model(), [], personalize=personalize, start_states=states)
         messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(model)), self._run_config)
-        return self._collect(self._send(messages, self._timeout), personalize)
+        return self._collect(self.messenger.send(messages, self._timeout), personalize)
 
     def _personalizes_after(self, server_round: int) -> bool:
         """Whether clients are personalized when they are evaluated after a round."""
@@ -338,14 +341,10 @@ class SharedPartFedAvg(FedAvg):
             sleep(RECONNECT_SECONDS)
         record.attempts += 1
 
-    def _send(self, messages: Iterable[Message], timeout: float) -> list[Message]:
-        """Send messages, collect the replies, and count the bytes in the round's record."""
-        if not (messages := list(messages)):
-            return []
-        replies = self.messenger.send(messages, timeout)
-        self.record.bytes_sent += self.messenger.bytes_sent
-        self.record.bytes_received += self.messenger.bytes_received
-        return replies
+    @property
+    def _shared_bytes(self) -> int:
+        """Bytes of the part of the model that a client gets from the server, and sends back."""
+        return num_bytes(self.global_model, self.config.algorithm_spec.shares.names(self.global_model))
 
     def _task(
         self,

@@ -14,6 +14,7 @@ from fedbabu.data.known import KnownDataset
 from fedbabu.data.source import ImageArray, IntArray, Source
 from fedbabu.data.transforms import BatchTransform
 from fedbabu.errors import ConfigError
+from fedbabu.heartbeat import Heartbeat
 
 BATCH_SIZE = 1000  # images that are read at a time
 SMALL_IMAGE = 64 * 64  # pixels
@@ -36,6 +37,7 @@ def decode_images(folder: Path, source: Source) -> None:
     }
     first = _decode(source, "train", 0, encoded["train"][0][column])
     shape = (first.height, first.width, 1 if TARGET_MODES[first.mode] == "L" else 3)
+    heartbeat, num_done, num_images = Heartbeat(), 0, sum(len(rows) for rows in encoded.values())
     for split, rows in encoded.items():
         with (folder / f"{split}-images.npy").open("wb") as file, ThreadPoolExecutor() as pool:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *shape)}
@@ -46,6 +48,8 @@ def decode_images(folder: Path, source: Source) -> None:
                 cells = rows[start : start + BATCH_SIZE][column]
                 for pixels in map_images(partial(_pixels, source, first, split), range(start, len(rows)), cells):
                     file.write(pixels)
+                num_done += len(cells)
+                heartbeat.beat(f"Decoding '{source.name}': {num_done} of {num_images} images")
 
 
 def _pixels(source: Source, first: Image.Image, split: str, row: int, cell: Mapping[str, Any] | None) -> bytes:

@@ -1,6 +1,6 @@
 """Discovery: before the first round, the server asks every node which clients it can serve."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from time import monotonic, sleep
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -12,8 +12,10 @@ from fedbabu.data.partitions.partition import too_small_client
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.class_names import agree_on_class_names, renumbered
 from fedbabu.federation.clients import ClientInfo, Federation
+from fedbabu.federation.delivery import pull_seconds
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.reply_checks import ReplyError
+from fedbabu.heartbeat import Heartbeat
 
 NODE_WAIT_SECONDS = 60.0  # without a new node, before the run stops for lack of clients
 
@@ -26,12 +28,13 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
             missing.
     """
     infos: dict[int, NodeInfo] = {}  # by node
+    heartbeat = Heartbeat()
     failures: dict[int, str] = {}  # by node
     last_news = monotonic()
     while True:
         if new_nodes := sorted(set(grid.get_node_ids()) - infos.keys()):
-            found = _query(grid, new_nodes, config, failures)
-            infos |= found
+            found = _query(grid, new_nodes, config, failures, heartbeat)
+            infos = dict(sorted((infos | found).items()))  # whichever node answers first
             _check_local_data(infos)
             last_news = monotonic() if found else last_news
         clients = {client for info in infos.values() for client in info.clients}
@@ -47,15 +50,19 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
             raise ConfigError(
                 f"num-clients = {config.num_clients}, but {problem}: start all nodes, or lower num-clients.{reasons}"
             )
+        on_nodes = f"on {counted(len(infos), 'SuperNode')}"
+        heartbeat.beat(f"    {len(clients)} of {counted(config.num_clients, 'client')} found {on_nodes} so far")
         sleep(1.0 if failures else 0.1)
 
 
-def _query(grid: Grid, nodes: Iterable[int], config: RunConfig, failures: dict[int, str]) -> dict[int, NodeInfo]:
+def _query(
+    grid: Grid, nodes: Sequence[int], config: RunConfig, failures: dict[int, str], heartbeat: Heartbeat
+) -> dict[int, NodeInfo]:
     """What nodes answer; why a node failed is put into `failures`, and the node is asked again later."""
     content = RecordDict({"run-config": ConfigRecord(config.to_flower())})
     queries = [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
     infos = {}
-    for reply in grid.send_and_receive(queries, timeout=config.client_timeout or None):
+    for reply in _replies(grid, queries, config.client_timeout, heartbeat):
         node = reply.metadata.src_node_id
         if reply.has_error():  # its process may have died
             failures[node] = f"failed: {reply.error.reason}"
@@ -72,6 +79,20 @@ def _query(grid: Grid, nodes: Iterable[int], config: RunConfig, failures: dict[i
             raise ConfigError(f"Node {node} has client {last}, but there are num-clients = {config.num_clients}.")
         failures.pop(node, None)
     return infos
+
+
+def _replies(grid: Grid, queries: Sequence[Message], timeout: float, heartbeat: Heartbeat) -> Iterator[Message]:
+    """The replies of the nodes as they come, until all have answered or, if it is not 0, the timeout is over."""
+    grid.push_messages(queries)
+    waiting = {query.metadata.message_id for query in queries}
+    started = monotonic()
+    while waiting and not (timeout and monotonic() - started > timeout):
+        answers = list(grid.pull_messages(list(waiting)))
+        waiting.difference_update(answer.metadata.reply_to_message_id for answer in answers)
+        yield from answers
+        if not answers:
+            heartbeat.beat(f"    {counted(len(waiting), 'SuperNode')} reading data")
+            sleep(pull_seconds(grid))
 
 
 def _check_local_data(infos: dict[int, NodeInfo]) -> None:

@@ -23,6 +23,7 @@ from fedbabu.training.evaluation import TRAVELS, ClientResult, Finite, PercentOr
 
 MAX_CLASSES = 1_000_000
 NOT_FINITE = "loss not finite"  # begins the reason with which a client fails whose training diverged
+SECONDS = "seconds"  # the metric of every reply that says how long the node worked
 
 
 class Content(BaseModel):
@@ -133,6 +134,7 @@ class TrainReply(Content):
     update: dict[str, Any] = Field(default={}, exclude=True)
     # What the server multiplies the update by: the weight of one client; 1 for a weighted sum.
     weight: int = Field(default=1, exclude=True)
+    seconds: float = Field(default=0.0, exclude=True)  # that the node worked for
 
     def add(self, client: int, trained: TrainedClient, *, only_client: bool) -> None:
         """Add a client that trained successfully; only_client says that the node was asked for no other."""
@@ -148,7 +150,7 @@ class TrainReply(Content):
     def to_content(self) -> RecordDict:
         """The content of a reply: these results, the tensors, and the metric num-examples of Flower's FedAvg."""
         arrays = ArrayRecord({name: value.cpu() for name, value in self.update.items()})
-        metrics = MetricRecord({"num-examples": self.num_examples})
+        metrics = MetricRecord({"num-examples": self.num_examples, SECONDS: self.seconds})
         return RecordDict({"arrays": arrays, "metrics": metrics, "content": self.to_record()})
 
     @classmethod
@@ -202,10 +204,12 @@ class EvaluateReply(Content):
     failed: dict[int, str] = {}  # why each of the other clients has no result
     # The sum over the clients of `WeightDirections.directions`, if they are recorded.
     direction_sums: dict[str, Any] = Field(default={}, exclude=True)
+    seconds: float = Field(default=0.0, exclude=True)  # that the node worked for
 
     def to_content(self) -> RecordDict:
         """The content of a reply: these results, and the direction sums as arrays."""
-        return RecordDict({"arrays": ArrayRecord(self.direction_sums), "content": self.to_record()})
+        arrays, metrics = ArrayRecord(self.direction_sums), MetricRecord({SECONDS: self.seconds})
+        return RecordDict({"arrays": arrays, "metrics": metrics, "content": self.to_record()})
 
     @classmethod
     def parse(
@@ -244,3 +248,9 @@ def _failures(results: Collection[int], failed: Mapping[int, str], asked_clients
         raise ReplyError(f"results are of clients {sorted(unexpected)}, which are not among {sorted(asked_clients)}")
     missing = [client for client in asked_clients if client not in results]
     return {client: shorten(failed.get(client, "its node does not say why")) for client in missing}
+
+
+def work_seconds(reply: RecordDict) -> float:
+    """How many seconds a node worked for a reply, as the node says; 0 if it does not."""
+    seconds = reply.metric_records.get("metrics", MetricRecord()).get(SECONDS, 0.0)
+    return seconds if isinstance(seconds, float) else 0.0

@@ -47,12 +47,14 @@ def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:
 
 
 def accuracy_over_communication(runs: Sequence[RunFolder]) -> Figure:
-    """Accuracy before fine-tuning, mean over all clients, against all bytes sent to the nodes and back so far."""
-    megabytes = [np.cumsum([each.bytes_sent + each.bytes_received for each in run.rounds]) / 1e6 for run in runs]
+    """Accuracy before fine-tuning, mean over all clients, against the bytes that training has sent so far.
+
+    Counted is what a federation with a node per client has to send, whatever the nodes of the runs were: the shared
+    part of the model, to each client that is sampled and back.
+    """
+    megabytes = [np.cumsum([2 * run.shared_bytes * len(record.clients) for record in run.rounds]) / 1e6 for run in runs]
     figure, axes = _before_fine_tuning(runs, megabytes)
-    nodes = sorted({run.recorded["federation"]["num-supernodes"] for run in runs})
-    number = str(nodes[0]) if len(nodes) == 1 else f"{nodes[0]} to {nodes[-1]}"
-    axes.set_xlabel(f"All that was sent to {number} SuperNodes and back, evaluations included (MB)")
+    axes.set_xlabel("Shared parameters sent to clients and back (MB)")
     return figure
 
 

@@ -18,13 +18,14 @@ from rich.text import Text
 
 from fedbabu.config import RUNTIME_KEYS, RunConfig
 from fedbabu.errors import counted
+from fedbabu.heartbeat import Heartbeat, format_duration
 from fedbabu.reproduction.app_folder import app_folder
 from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
 from fedbabu.reproduction.local_superlink import local_superlink, start, stop
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
 from fedbabu.runs.settings import declared_algorithm, finetunes_epoch_by_epoch, setting_of
-from fedbabu.runs.time_estimates import estimated_seconds, format_duration, time_left
+from fedbabu.runs.time_estimates import estimated_seconds, time_left
 from fedbabu.training.device import fitting_federation
 
 POLL_SECONDS = 0.5
@@ -137,11 +138,15 @@ def carry_out(runs: Sequence[PlannedRun], folder: Path, console: Console) -> Non
         return
     estimates, started = [run.seconds for run in todo], monotonic()
     with local_superlink(folder) as (environment, _), console.status("") as status:
+        heartbeat = Heartbeat(console.print)  # in a log, where there is no line to update
 
         def show(run: PlannedRun, finished_rounds: int) -> None:
             num_rounds, position = run.run_config.num_rounds, todo.index(run)
             left = time_left(estimates, position + finished_rounds / num_rounds, monotonic() - started)
-            status.update(Text(f"{run.labels[0]}   round {finished_rounds}/{num_rounds}   {left}"))
+            how_far = f"round {finished_rounds}/{num_rounds}   {left}"
+            status.update(Text(f"{run.labels[0]}   {how_far}"))
+            if not console.is_terminal:
+                heartbeat.beat(f"    {how_far}")
 
         for position, run in enumerate(todo, 1):
             console.print(f"{position} of {len(todo)}: {run.labels[0]} …")

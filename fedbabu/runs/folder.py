@@ -37,11 +37,13 @@ from fedbabu.config import PROTOCOLS, Measurement, RunConfig
 from fedbabu.config.defaults import ADDED_KEYS
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import Federation
+from fedbabu.models import SplitNetwork, build_model
 from fedbabu.runs.accuracies import client_accuracies, means
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
 from fedbabu.runs.files import json_lines, load_state, read_json_lines, save_state, write_whole
 from fedbabu.runs.records import RoundRecord, client_record
 from fedbabu.runs.settings import declared_algorithm, has_results_of_protocol
+from fedbabu.training.aggregation import num_bytes
 from fedbabu.training.evaluation import ClientResult
 
 MODEL_FILE = "model.safetensors"
@@ -132,6 +134,18 @@ class RunFolder:
     def dataset(self) -> dict[str, Any]:
         """Name, image shape, number of classes and number of training examples of the data."""
         return self.recorded["dataset"]
+
+    def build_model(self) -> SplitNetwork:
+        """The network of the run, with random weights."""
+        config, dataset = self.run_config, self.dataset
+        image_shape, num_classes = tuple(dataset["image-shape"]), dataset["num-classes"]
+        return build_model(config.model_name, image_shape, num_classes, config.seed, head_blocks=config.head_blocks)
+
+    @cached_property
+    def shared_bytes(self) -> int:
+        """Bytes of the part of the model that a client gets from the server in a round, and sends back."""
+        state = self.build_model().state_dict()
+        return num_bytes(state, self.run_config.algorithm_spec.shares.names(state))
 
     @property
     def rounds(self) -> list[RoundRecord]:

@@ -11,7 +11,7 @@ import torch
 
 from fedbabu.data.transforms import BatchTransform, Examples
 from fedbabu.errors import RunError
-from fedbabu.models import SplitNetwork, build_model
+from fedbabu.models import SplitNetwork
 from fedbabu.runs.folder import RunFolder
 from fedbabu.training.evaluation import features_and_scores
 
@@ -57,11 +57,7 @@ class LoadedRun:
 
     def network(self, best: bool = False) -> SplitNetwork:
         """The network with the weights of the last round, or of the best one, in evaluation mode on the CPU."""
-        config, dataset = self.folder.run_config, self.folder.dataset
-        model = build_model(
-            config.model_name, tuple(dataset["image-shape"]), dataset["num-classes"], config.seed,
-            head_blocks=config.head_blocks,
-        )  # fmt: skip
+        model = self.folder.build_model()
         model.load_state_dict(self.folder.best_model() if best else self.folder.model())
         return model.eval()
 

@@ -14,11 +14,12 @@ from fedbabu.config import RunConfig
 from fedbabu.data.partitions import PARTITIONS
 from fedbabu.errors import ConfigError, counted, format_failures
 from fedbabu.federation.clients import Federation
+from fedbabu.heartbeat import Heartbeat, format_duration
 from fedbabu.models import SplitNetwork
 from fedbabu.runs.checkpoints import Checkpoint
 from fedbabu.runs.folder import RunFolder, clients_in_words
 from fedbabu.runs.records import METRIC_TITLES, RoundRecord
-from fedbabu.runs.time_estimates import Cost, format_duration
+from fedbabu.runs.time_estimates import Cost
 
 MAX_NOTES = 8  # lines about how data were read
 RECENT_ROUNDS = 20  # from which the speed of a run is taken
@@ -36,6 +37,7 @@ class Progress:
         clients = federation.clients.values()
         self.cost = Cost(config, sum(each.num_train for each in clients), sum(each.num_test for each in clients))
         self.rounds: list[RoundRecord] = []  # that are over
+        self._heartbeat = Heartbeat()
 
     def start(self, model: SplitNetwork, path: Path, checkpoint: Checkpoint, resumed: bool) -> None:
         """Print what is about to run and where its results go and, of a resumed run, how much is done already."""
@@ -108,7 +110,12 @@ class Progress:
             parts.append(f"attempt {record.attempts}")
         if record.failed:
             parts.append(f"left out: {format_failures(record.failed)}")
-        print("   ".join(parts), flush=True)
+        self._heartbeat.print("   ".join(parts))
+
+    def clients_done(self, done: int, total: int, seconds_left: float | None) -> None:
+        """Print how many clients of a round or an evaluation are done, if nothing was printed for some seconds."""
+        left = "" if seconds_left is None else f", {format_duration(seconds_left)} for the others"
+        self._heartbeat.beat(f"    {done} of {counted(total, 'client')} done{left}")
 
     def final_evaluation(self) -> None:
         """Print that the final evaluation begins, and how long it may take."""
@@ -116,7 +123,7 @@ class Progress:
         estimate = f" (about {format_duration(seconds)})" if seconds else ""
         epochs = f" for {config.num_finetune_epochs} epochs" if config.total_finetune_epochs else ""
         name = "fine-tuning" if epochs else "evaluating"
-        print(f"{name} all {config.num_clients} clients{epochs}{estimate} …", flush=True)
+        self._heartbeat.print(f"{name} all {config.num_clients} clients{epochs}{estimate} …")
 
     def _seconds_left(self, finished_rounds: int) -> float:
         """How long the run will take after a number of rounds, at the speed of the latest; 0 if none were trained."""
@@ -160,8 +167,8 @@ def final_report(run: RunFolder) -> str:
         f"\nMean ± std over {run.clients_covered}{notes}{' (difference from the paper)' if paper else ''}\n"
         f"{text.getvalue()}{_protocols_in_words(run)}"
         f"{format_duration(summary['seconds'])} in all, {summary['evaluate-seconds'] / summary['seconds']:.0%} of it "
-        f"evaluating; {summary['bytes-sent'] / 1e6:.1f} MB sent to the nodes, "
-        f"{summary['bytes-received'] / 1e6:.1f} MB received\n"
+        f"evaluating; {summary['bytes-sent'] / 1e6:.1f} MB of shared parameters to the clients for training, "
+        f"{summary['bytes-received'] / 1e6:.1f} MB back\n"
         f"Run folder: {run.path}"
     )
 

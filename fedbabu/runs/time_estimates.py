@@ -5,7 +5,6 @@ Cost is counted in images: the work of one training step on one image. A forward
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cache
 from time import perf_counter
 
@@ -17,6 +16,7 @@ from fedbabu.config import RunConfig
 from fedbabu.config.protocols import BATCHES, IMAGES
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.transforms import BatchTransform, Examples
+from fedbabu.heartbeat import format_duration
 from fedbabu.models import ImageShape, build_model
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
@@ -123,12 +123,3 @@ def time_left(estimates: Sequence[float | None], finished_runs: float, elapsed_s
     done = np.interp(finished_runs, range(len(seconds) + 1), [0, *np.cumsum(seconds)])
     rest = seconds.sum() - done
     return f"{format_duration(rest * elapsed_seconds / done if done else rest)} left"
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in words: "80 s", "41 min", "3:20 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{timedelta(seconds=round(seconds))}"[:-3] + " h"

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from flwr.app import MessageType
 from support.errors import config_error
-from support.in_process import client_states, essence_without_traffic, run_server
+from support.in_process import client_states, essence, run_server
 from support.reference_runs import start_of
 from support.run_configs import tiny_run_config
 
@@ -29,7 +29,6 @@ SHARED_AND_KEPT = {
     "fedbsd": ("body", "full"),
 }
 SHORT = {"num-server-rounds": 2, "num-local-epochs": 1, "num-finetune-epochs": 1, "evaluate-every": 0}
-HEADER_BYTES = 128  # of an array in a message, besides its values
 
 
 def names_of(part, state):
@@ -55,8 +54,7 @@ def test_clients_upload_what_is_shared(runs):
         assert request.content["arrays"].keys() == runs.start.keys()
         assert {array.dtype for array in reply.content["arrays"].values()} <= {"float32"}
         assert {name: array.numpy().nbytes for name, array in reply.content["arrays"].items()} == sizes
-    received = sum(sizes.values()) + HEADER_BYTES * len(sizes)
-    assert sum(record.bytes_received for record in runs.eight.rounds) == received * len(replies)
+    assert sum(record.bytes_received for record in runs.eight.rounds) == sum(sizes.values()) * len(replies)
 
 
 def test_clients_save_what_is_kept(runs):
@@ -88,7 +86,7 @@ def test_the_part_that_is_kept_but_not_shared_is_in_no_message(runs):
 
 
 def test_results_do_not_depend_on_the_number_of_nodes(runs):
-    assert essence_without_traffic(runs.two) == essence_without_traffic(runs.eight)
+    assert essence(runs.two) == essence(runs.eight)
 
 
 def test_a_new_algorithm_is_one_declaration(tiny_config, monkeypatch):

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from support import PROJECT
 from support.flower import BIN, flwr
-from support.in_process import essence_without_traffic, run_server
+from support.in_process import essence, run_server
 
 from fedbabu.config import default_run_config
 from fedbabu.reproduction.local_superlink import local_superlink
@@ -50,7 +50,7 @@ def descendants(process: psutil.Process, name: str) -> list[psutil.Process]:
 def undisturbed(tmp_path_factory):
     """What the run ends with if nothing is killed, in the process of the test."""
     results = str(tmp_path_factory.mktemp("undisturbed"))
-    return essence_without_traffic(run_server(default_run_config() | LONG_RUN | {"results-dir": results})[0])
+    return essence(run_server(default_run_config() | LONG_RUN | {"results-dir": results})[0])
 
 
 @pytest.mark.parametrize("victim", ["workers", "server", "all of Flower"])
@@ -91,4 +91,4 @@ def test_a_run_survives_the_death_of_its_processes(tmp_path, undisturbed, victim
         with local_superlink(tmp_path / "again") as (environment, _):
             output = flwr(environment, "run", ".", "--stream", *ONE_THREAD, "--run-config", f"resume='{folder}'")
         assert "Resumed" in output
-    assert essence_without_traffic(RunFolder(folder)) == undisturbed
+    assert essence(RunFolder(folder)) == undisturbed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import PROJECT
 from support.flower import flwr
-from support.in_process import essence_without_traffic
+from support.in_process import essence
 from support.notebooks import execute_notebook
 
 from fedbabu.algorithms import ALGORITHMS
@@ -117,7 +117,7 @@ def test_two_and_twenty_supernodes_give_the_same_results(flower, tmp_path):
     two, twenty = finished_runs(tmp_path)
     num_nodes = [run.recorded["federation"]["num-supernodes"] for run in (two, twenty)]
     assert num_nodes == [2, 10]  # of twenty, ten have a client
-    assert essence_without_traffic(two) == essence_without_traffic(twenty)
+    assert essence(two) == essence(twenty)
 
 
 @slow

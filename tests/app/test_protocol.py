@@ -1,7 +1,7 @@
 """Whole runs in the process of the test: the number of nodes, and data and networks of other shapes."""
 
 import pytest
-from support.in_process import essence_without_traffic, run_server
+from support.in_process import essence, run_server
 from support.pictures import recognized_with, write_folder, write_known
 from support.run_configs import tiny_run_config
 
@@ -12,14 +12,14 @@ SHORT = {"num-server-rounds": 1, "num-local-epochs": 1, "num-finetune-epochs": 1
 def two_nodes(tiny_dataset, tmp_path_factory):
     """What a run on two nodes ends with."""
     config = tiny_run_config(tiny_dataset, tmp_path_factory.mktemp("two-nodes"))
-    return essence_without_traffic(run_server(config, num_nodes=2)[0])
+    return essence(run_server(config, num_nodes=2)[0])
 
 
 @pytest.mark.parametrize("num_nodes", [1, 5, 20])
 def test_a_run_does_not_depend_on_the_number_of_nodes(tiny_config, two_nodes, num_nodes):
     """All bits of the model and of the records, after three rounds that are all evaluated."""
     run, _ = run_server(tiny_config, num_nodes=num_nodes)
-    assert essence_without_traffic(run) == two_nodes
+    assert essence(run) == two_nodes
 
 
 def test_a_natural_partition_of_small_images_with_figures(run_config, tmp_path, capsys, monkeypatch):

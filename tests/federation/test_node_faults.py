@@ -2,7 +2,7 @@
 
 import pytest
 from support.faults import node_error
-from support.in_process import InProcessGrid, essence_without_traffic, run_server, tasks
+from support.in_process import InProcessGrid, essence, run_server, tasks
 
 from fedbabu.federation.messages import Task
 
@@ -16,7 +16,7 @@ def test_the_clients_of_a_node_that_dies_are_sent_to_another(tiny_config):
 
     run, _ = run_server(tiny_config, fault=fault)
     undisturbed, _ = run_server(tiny_config | {"results-dir": tiny_config["results-dir"] + "-without-faults"})
-    assert essence_without_traffic(run) == essence_without_traffic(undisturbed)
+    assert essence(run) == essence(undisturbed)
 
 
 @pytest.mark.parametrize(("num_failures", "attempts"), [(2, 1), (3, 2)])
@@ -47,12 +47,11 @@ def test_the_clients_of_a_silent_node_are_left_out_once(tiny_config):
         silent = message.metadata.dst_node_id == 101 and message.metadata.message_type == "train"
         return None if silent else reply
 
-    run, grid = run_server(tiny_config | {"client-timeout": 30.0}, fault=fault)
+    run, _ = run_server(tiny_config | {"client-timeout": 30.0}, fault=fault)
     reasons = set(run.rounds[0].failed.values())
     assert len(run.rounds[0].failed) == 2
     assert reasons == {"node 101 did not answer within 180 s"}
     assert [record.failed for record in run.rounds[1:]] == [{}, {}]
-    assert grid.timeouts[-1] == 30.0 * 8 + 120  # all eight clients on one node
 
 
 def test_a_client_whose_node_left_is_left_out_and_named(tiny_config, monkeypatch):

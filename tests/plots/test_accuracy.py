@@ -50,13 +50,11 @@ def test_accuracy_over_communication(federated):
     figure = accuracy_over_communication(federated)
     drawn = lines(figure)
     for run, points in zip(federated, drawn.values(), strict=True):
-        megabytes = np.cumsum([record.bytes_sent + record.bytes_received for record in run.rounds]) / 1e6
-        np.testing.assert_allclose(points[:, 0], megabytes)
+        np.testing.assert_allclose(points[:, 0], np.cumsum([r.bytes_sent + r.bytes_received for r in run.rounds]) / 1e6)
         assert points[:, 1].tolist() == [record.initial_accuracy for record in run.rounds]
     fedavg, fedbabu = drawn.values()
-    assert fedbabu[-2, 0] < fedavg[-2, 0]  # the head is not sent back; the last round may evaluate a second model
+    assert (fedbabu[:, 0] < fedavg[:, 0]).all()  # the head is not sent
     assert "(MB)" in figure.axes[0].get_xlabel()
-    assert "2 SuperNodes" in figure.axes[0].get_xlabel()
 
 
 def test_the_papers_numbers_are_hollow_markers(as_in_the_paper):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from support import PROJECT
 from support.fake_runs import ramp
-from support.in_process import essence_without_traffic, run_server
+from support.in_process import essence, run_server
 
 from fedbabu.reproduction.experiment import Experiment
 from fedbabu.reproduction.sweep import listing, plan, summary
@@ -108,7 +108,7 @@ def test_a_killed_sweep_continues_and_ends_like_an_undisturbed_one(tmp_path):
     assert "Resumed after the training of round" in logs
     for run in finished_runs(results):
         config = run.config | {"results-dir": str(tmp_path / "undisturbed")}
-        assert essence_without_traffic(run) == essence_without_traffic(run_server(config)[0])
+        assert essence(run) == essence(run_server(config)[0])
 
     status, output = sweep(overrides)
     assert (status, "2 finished" in output, " of 1: " in output) == (0, True, False)

@@ -14,7 +14,6 @@ from support.in_process import run_server
 
 from fedbabu.config import TEMPLATES, with_protocol
 from fedbabu.errors import ConfigError
-from fedbabu.federation.messages import Task
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
 from fedbabu.runs.results import finished_runs, newest_per_algorithm
@@ -42,13 +41,6 @@ def test_the_configuration_the_data_and_the_versions_are_recorded(finished):
     assert content["federation"] == {"num-supernodes": 2, "devices": ["cpu"]}
 
 
-def messages_by_round(grid, message_type) -> dict[int, list]:
-    messages: dict[int, list] = {}
-    for request, _ in grid.of_type(message_type):
-        messages.setdefault(Task.from_content(request.content).server_round, []).append(request)
-    return messages
-
-
 def test_every_round_has_a_record(finished):
     rounds = finished.run.rounds
     assert [record.round for record in rounds] == [1, 2, 3, 4]
@@ -59,19 +51,10 @@ def test_every_round_has_a_record(finished):
         assert record.seconds >= record.train_seconds > 0
 
 
-def test_the_bytes_sent_are_one_model_for_each_message(finished):
-    model = sum(value.numel() * value.element_size() for value in finished.run.model().values())
-    trained, evaluated = (messages_by_round(finished.grid, kind) for kind in ("train", "evaluate"))
+def test_the_bytes_are_those_of_the_body_for_every_client_whatever_the_messages(finished):
+    body = sum(value.numel() * 4 for name, value in finished.run.model().items() if name.startswith("body."))
     for record in finished.run.rounds:
-        num_messages = len(trained[record.round]) + len(evaluated.get(record.round, []))
-        # A little over the parameters' own bytes: each of Flower's arrays has a header.
-        assert 1 <= record.bytes_sent / (num_messages * model) < 1.02
-
-
-def test_the_bytes_received_are_those_of_the_body(finished):
-    replies = [reply for _, reply in finished.grid.of_type("train")]
-    received = sum(len(array.data) for reply in replies for array in reply.content["arrays"].values())
-    assert received == sum(record.bytes_received for record in finished.run.rounds)
+        assert record.bytes_sent == record.bytes_received == 3 * body
 
 
 def test_every_client_has_a_record(finished):

@@ -60,6 +60,15 @@ def test_accuracy_has_the_name_of_what_it_is(run_config, capsys, algorithm):
     assert ("personalized accuracy" in printed) == (bool(spec.keeps) and not spec.personalizes)
 
 
+def test_a_long_round_says_how_many_clients_are_done(run_config, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("fedbabu.heartbeat.monotonic", lambda: now[0])
+    printing = progress(run_config)
+    for now[0], report in {5.0: (1, 10, 45.0), 10.0: (2, 10, 40.0), 15.0: (3, 10, 35.0), 21.0: (0, 1, None)}.items():
+        printing.clients_done(*report)
+    assert capsys.readouterr().out == "    2 of 10 clients done, 40 s for the others\n    0 of 1 client done\n"
+
+
 def test_without_fine_tuning_clients_are_evaluated(run_config, capsys):
     progress(run_config | {"num-finetune-epochs": 0}).final_evaluation()
     assert capsys.readouterr().out == "evaluating all 8 clients …\n"

@@ -7,14 +7,7 @@ import pytest
 from fedbabu.config import RunConfig, default_run_config
 from fedbabu.runs import time_estimates
 from fedbabu.runs.records import RoundRecord
-from fedbabu.runs.time_estimates import (
-    START_SECONDS,
-    Cost,
-    estimated_seconds,
-    format_duration,
-    images_per_second,
-    time_left,
-)
+from fedbabu.runs.time_estimates import START_SECONDS, Cost, estimated_seconds, images_per_second, time_left
 
 DEFAULT = RunConfig.from_flower(default_run_config())
 
@@ -79,10 +72,3 @@ def test_the_time_left_of_several_runs():
     assert time_left(estimates, 1.5, 200.0) == "7 min left"
     assert time_left(estimates, 3.0, 900.0) == "0 s left"
     assert time_left([None], 0.5, 1.0) == ""
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(80, "80 s"), (90, "2 min"), (2460, "41 min"), (12000, "3:20 h"), (90000, "1 day, 1:00 h")]
-)
-def test_durations(seconds, words):
-    assert format_duration(seconds) == words

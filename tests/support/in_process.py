@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from time import monotonic
 from unittest.mock import patch
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -9,7 +10,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedbabu import client_app, server_app
-from fedbabu.federation import discovery
+from fedbabu.federation import delivery, discovery, pace
 from fedbabu.federation.messages import Task
 from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder
@@ -19,6 +20,13 @@ from fedbabu.runs.results import finished_runs
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
 
 discovery.NODE_WAIT_SECONDS = 3.0  # all nodes of a test are there from the start
+
+# Tests look at a message to each node, with all its clients, unless they are about portions.
+pace.FIRST_PORTION = 1000
+
+# The clock of the server's waiting, which runs ahead when all nodes that it waits for are silent.
+skipped_seconds = [0.0]
+delivery.monotonic = discovery.monotonic = lambda: monotonic() + skipped_seconds[0]
 
 
 Fault = Callable[[Message, Message], Message | None]
@@ -44,19 +52,25 @@ class InProcessGrid(Grid):
     ) -> None:
         self.run_config = run_config
         self.fault = fault
-        self.timeouts: list[float | None] = []
         self.node_configs = node_configs or [
             {"partition-id": number, "num-partitions": num_nodes} for number in range(num_nodes)
         ]
         self.exchanges: list[tuple[Message, Message]] = []
+        self.pull_interval = 0.0
+        self._replies: dict[str, Message | None] = {}  # that were not pulled yet, by the id of the message
 
     def get_node_ids(self) -> list[int]:
         return [100 + number for number in range(len(self.node_configs))]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        self.timeouts.append(timeout)
-        replies = [self.fault(message, self._reply(message)) for message in messages]
-        return [reply for reply in replies if reply is not None]
+    def push_messages(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            reply = self.fault(message, self._reply(message))
+            self._replies[message.metadata.message_id] = reply
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        replies = [self._replies.pop(each) for each in message_ids if self._replies[each] is not None]
+        skipped_seconds[0] += 0.0 if replies else 10.0
+        return replies
 
     def _reply(self, message: Message) -> Message:
         message.metadata.__dict__["_message_id"] = str(len(self.exchanges))
@@ -79,7 +93,7 @@ class InProcessGrid(Grid):
         return [pair for pair in self.exchanges if pair[0].metadata.message_type == message_type]
 
     # The rest of Flower's interface, which the app does not use.
-    set_run = run = create_message = push_messages = pull_messages = None
+    set_run = run = create_message = send_and_receive = None
 
 
 def run_server(run_config: dict, *, figures: bool = False, **grid_arguments) -> tuple[RunFolder, InProcessGrid]:
@@ -125,11 +139,3 @@ def essence(run: RunFolder) -> dict:
         "best clients": run.best_clients,
         "best model": {name: value.numpy().tobytes() for name, value in run.best_model().items()},
     }
-
-
-def essence_without_traffic(run: RunFolder) -> dict:
-    """The essence of a run without the bytes sent and received, which depend on the number of nodes."""
-    result = essence(run)
-    for record in result["rounds"]:
-        del record["bytes-sent"], record["bytes-received"]
-    return result

@@ -1,0 +1,41 @@
+"""Signs of life while something takes long, and durations in words."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from time import monotonic
+
+SILENT_SECONDS = 10.0  # after which a line says how far something is
+
+
+print_now = partial(print, flush=True)
+
+
+class Heartbeat:
+    """Prints lines, and in between says how far something is whenever nothing was printed for SILENT_SECONDS.
+
+    `write` prints a line; by default at once, whatever the output is.
+    """
+
+    def __init__(self, write: Callable[[str], object] = print_now) -> None:
+        self._write = write
+        self._last = monotonic()
+
+    def print(self, line: str) -> None:
+        """Print a line."""
+        self._write(line)
+        self._last = monotonic()
+
+    def beat(self, line: str) -> None:
+        """Print a line that says how far something is, unless another was printed not long ago."""
+        if monotonic() - self._last >= SILENT_SECONDS:
+            self.print(line)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in words: "80 s", "41 min", "3:20 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{timedelta(seconds=round(seconds))}"[:-3] + " h"
