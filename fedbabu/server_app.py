@@ -22,7 +22,8 @@ from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
 from fedbabu.runs.files import check_writable, remove_unfinished_files
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.initial_model import open_initial_model
-from fedbabu.runs.progress import Progress, check_logger, final_report, open_logger
+from fedbabu.runs.loggers import check_logger, open_logger
+from fedbabu.runs.progress import Progress, final_report
 from fedbabu.runs.resume import check_resumable, check_same_clients, resumed_config, runtime_overrides
 from fedbabu.strategy import SharedPartFedAvg
 from fedbabu.training.diagnostics import body_features
@@ -73,7 +74,7 @@ def main(grid: Grid, context: Context) -> None:
         # The rounds, with the final evaluation in the last of them.
         progress = Progress(config, federation)
         progress.start(model, run.path, checkpoints[0], resumed=bool(given_config.resume))
-        log = open_logger(config.logger, run.path, len(run.rounds) + 1)
+        log = until_the_end.enter_context(open_logger(config.logger, run, len(run.rounds) + 1))
         strategy = SharedPartFedAvg(config, federation, run, checkpoints, progress, log, server_trainer)
         with _resumable_if_it_stops(strategy):
             strategy.start(

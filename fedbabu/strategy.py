@@ -22,7 +22,8 @@ from fedbabu.runs.best_rounds import BestRound, BestRounds, ClientsBestRounds
 from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, Checkpoint, Checkpoints
 from fedbabu.runs.failures import all_diverged, diverged, no_client_evaluated, too_few_clients
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.progress import Log, Progress
+from fedbabu.runs.loggers import Log
+from fedbabu.runs.progress import Progress
 from fedbabu.runs.records import RoundRecord
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.training.aggregation import num_bytes, weighted_sum

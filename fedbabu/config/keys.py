@@ -152,7 +152,7 @@ class RunConfigKeys(BaseModel):
     client_timeout: NonNegativeFloat
     min_fit_clients: PositiveInt
     max_round_retries: NonNegativeInt
-    logger: Literal["", "tensorboard"]
+    logger: Literal["", "tensorboard", "wandb", "mlflow"]
 
     @field_validator("*", mode="before")
     @classmethod

@@ -1,10 +1,7 @@
-"""What a run prints: what it is when it starts, one line after each round, and a table in the end; and what it logs."""
+"""What a run prints: what it is when it starts, one line after each round, and a table in the end."""
 
 import io
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +9,7 @@ from rich.table import Table
 from fedbabu.algorithms import AS_IN_THE_CODE
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions import PARTITIONS
-from fedbabu.errors import ConfigError, counted, format_failures
+from fedbabu.errors import counted, format_failures
 from fedbabu.federation.clients import Federation
 from fedbabu.heartbeat import Heartbeat, format_duration
 from fedbabu.models import SplitNetwork
@@ -23,9 +20,6 @@ from fedbabu.runs.time_estimates import Cost
 
 MAX_NOTES = 8  # lines about how data were read
 RECENT_ROUNDS = 20  # from which the speed of a run is taken
-
-Log = Callable[[Mapping[str, Any]], None]
-"""Logs the numbers in a mapping by their names, at the round that the mapping has under "round"."""
 
 
 class Progress:
@@ -184,27 +178,3 @@ def _protocols_in_words(run: RunFolder) -> str:
         for name, each in run.protocols.items()
     ]
     return "".join(lines)
-
-
-def open_logger(name: str, run: Path, first_round: int) -> Log:
-    """A function that logs the scalars of a run, with name = "tensorboard" into the folder `tensorboard` of the run."""
-    if not name:
-        return lambda scalars: None
-    from torch.utils.tensorboard import SummaryWriter
-
-    # What a killed process logged from the first round on is discarded.
-    writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_round)
-
-    def log(scalars: Mapping[str, Any]) -> None:
-        for key, value in scalars.items():
-            if type(value) in (int, float) and key != "round":
-                writer.add_scalar(key, value, scalars["round"])
-        writer.flush()
-
-    return log
-
-
-def check_logger(name: str) -> None:
-    """Raise a ConfigError if the package of a logger is not installed."""
-    if name and find_spec(name) is None:
-        raise ConfigError(f"logger = '{name}' is not installed: pip install -e \".[{name}]\", or leave logger empty.")
