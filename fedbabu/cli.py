@@ -98,7 +98,7 @@ def compare(
     groups = groups_of(folders)
     header, *rows = comparison_table(groups)
     print(common_title(folders), "Accuracy in %: mean ± std over clients / std over seeds", sep="\n")
-    print(pd.DataFrame(rows, columns=header).set_index("").to_string())
+    print(pd.DataFrame(rows, columns=header).set_index("").rename_axis(None).to_string())
     print(*paired_sentences(groups), sep="\n")
     save_figure(accuracy_over_clients([run for group in groups for run in group.runs.values()]), output)
     print(f"Picture: {output.absolute()}")

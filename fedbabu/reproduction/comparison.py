@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedbabu.config import PROTOCOLS, Measurement, under_protocol, with_protocol
+from fedbabu.errors import counted
 from fedbabu.reproduction.experiment import Cell, Experiment, format_setting
 from fedbabu.reproduction.paper.tables import is_dataset_of
 from fedbabu.runs.folder import RunFolder
@@ -250,8 +251,11 @@ def _winners_of(column: str, cells: Sequence[ComparedCell], compared_keys: Seque
     num_same = len(complete) - len(different)
     verdict = "holds in part" if num_same and different else "holds" if num_same else "does not hold"
     measured = "" if column == OWN else f", as the {column}"
+    fewest = min(len(cell.ours[column].runs) for line in complete.values() for cell in line)
+    so_far = f"with {counted(fewest, 'seed')}, which cannot decide it, " if fewest < MIN_SEEDS else ""
+    of_the_paper = f", which has {len(lines)}" if len(lines) > 1 else ""
     return [
-        f"Who has the highest accuracy{measured}: the paper's claim {verdict}; in {num_same} of {len(complete)} lines "
-        f"with all runs it is the same as in the paper{f', which has {len(lines)}' if len(lines) > 1 else ''}.",
+        f"Who has the highest accuracy{measured}: {so_far}the paper's claim {verdict}; "
+        f"in {num_same} of {len(complete)} lines with all runs it is the same as in the paper{of_the_paper}.",
         *different,
     ]

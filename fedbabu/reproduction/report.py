@@ -1,8 +1,9 @@
-"""The report of an experiment: our numbers beside the paper's, in the terminal and as Markdown, CSV and figures.
+"""The report of an experiment: our numbers beside the paper's, in the terminal and as Markdown, LaTeX, CSV and figures.
 
 Every finished run that has the numbers of a cell counts, from a sweep or `flwr run`; a cell without a run is blank.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -29,6 +30,8 @@ from fedbabu.runs.files import write_whole
 from fedbabu.runs.records import METRIC_TITLES
 
 CAPTION = "Accuracy in %: mean ± std over clients / std over seeds (minus the paper's)"
+# What the tables have beyond ASCII, for LaTeX.
+LATEX_SYMBOLS = {"±": r"$\pm$", "τ": r"$\tau$", "β": r"$\beta$", "μ": r"$\mu$", "λ": r"$\lambda$", "−": "-"}
 MAX_PAIRS = 12  # of paired differences that the report shows; its CSV file has all
 
 
@@ -38,7 +41,7 @@ def terminal() -> Console:
 
 
 def write_report(experiment: Experiment, width: int) -> str:
-    """Write the report as Markdown, CSV and figures, into the folder `reports` beside the runs.
+    """Write the report as Markdown, LaTeX, CSV and figures, into the folder `reports` beside the runs.
 
     Returns the report for a terminal of a width. Where a table does not fit, its columns are in several pieces.
     """
@@ -57,20 +60,29 @@ def write_report(experiment: Experiment, width: int) -> str:
     paragraphs = [f"# {experiment.title}", caption, "\n".join(lines), "\n".join(f"- {note.strip()}" for note in notes)]
     markdown = "\n\n".join(filter(None, paragraphs)) + "\n"
 
+    printed = [line for row in rows[1:] for line in zip_longest(*(text.split("\n") for text in row), fillvalue="")]
+    table = pd.DataFrame(printed, columns=rows[0])
     folder = experiment.results_dir / "reports"
     folder.mkdir(parents=True, exist_ok=True)
-    written = {".md": markdown, ".csv": records.to_csv(index=False)}
+    title = f"{experiment.title}. {caption}".removesuffix(". ")
+    written = {".md": markdown, ".tex": _latex(table, title), ".csv": records.to_csv(index=False)}
     if len(pairs):
         written["-pairs.csv"] = pairs.to_csv(index=False)
     for ending, text in written.items():
         write_whole(folder / f"{experiment.name}{ending}", text.encode())
     for ending, figure in drawn.items():
         save_figure(figure, folder / f"{experiment.name}{ending}")
-    printed = [line for row in rows[1:] for line in zip_longest(*(text.split("\n") for text in row), fillvalue="")]
     heads = rows[0][: rows[0].index("") + 1]  # the last one has no name
-    table = pd.DataFrame(printed, columns=rows[0]).set_index(heads).to_string(line_width=width)
+    shown = table.set_index(heads).to_string(line_width=width)
     files = ", ".join(f"{experiment.name}{ending}" for ending in (*written, *drawn))
-    return "\n".join([experiment.title, caption, table, *notes, f"Written to {folder}: {files}"])
+    return "\n".join([experiment.title, caption, shown, *notes, f"Written to {folder}: {files}"])
+
+
+def _latex(table: pd.DataFrame, caption: str) -> str:
+    """A table as LaTeX, for the package booktabs."""
+    text = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    caption = re.sub(r"([%&#_])", r"\\\1", caption)
+    return text.to_latex(hrules=True, caption=caption, position="htbp").translate(str.maketrans(LATEX_SYMBOLS))
 
 
 def _figures(experiment: Experiment, cells: Sequence[ComparedCell]) -> dict[str, Figure]:

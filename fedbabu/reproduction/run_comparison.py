@@ -44,21 +44,34 @@ def groups_of(runs: Sequence[RunFolder]) -> list[Group]:
 
 
 def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
-    """Mean ± std over clients of each accuracy of each group, under a heading; with several seeds, the means over them.
+    """Mean ± std over clients of each accuracy of each run, under a heading.
 
-    The standard deviation of the mean over seeds follows after a slash, if there are several.
+    A group with several seeds has another line, with the means over them; the standard deviation of the mean over seeds
+    follows after a slash. The last line of a group has the paper's numbers, where it has this setting.
     """
     metrics = [metric for metric in METRIC_TITLES if any(group.accuracies(metric) for group in groups)]
     rows = [["", *(METRIC_TITLES[metric] for metric in metrics)]]
     for group in groups:
-        cells = []
-        for metric in metrics:
-            values = list(group.accuracies(metric).values())
-            means, stds = [np.nanmean(each) for each in values], [np.nanstd(each) for each in values]
-            spread = f" / {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
-            cells.append(f"{np.mean(means):.2f} ± {np.mean(stds):.2f}{spread}" if means else "")
-        rows.append([group.label, *cells])
+        for seed in group.runs:
+            of_seed = [group.accuracies(metric).get(seed) for metric in metrics]
+            rows.append([f"{group.label}, seed {seed}", *("" if a is None else _over_clients([a]) for a in of_seed)])
+        if len(group.runs) > 1:
+            over_seeds = [_over_clients(list(group.accuracies(metric).values())) for metric in metrics]
+            rows.append([f"{group.label}, {len(group.runs)} seeds", *over_seeds])
+        if paper := next(iter(group.runs.values())).summary["paper"]:
+            printed = [paper.get(metric) for metric in metrics]
+            cells = [f"{cell['mean']:.2f} ± {cell['std']:.2f}" if cell else "" for cell in printed]
+            rows.append([f"{group.label}, the paper", *cells])
     return rows
+
+
+def _over_clients(accuracies: Sequence[npt.NDArray[np.float64]]) -> str:
+    """Mean ± std over clients of the accuracies of some runs, and the standard deviation of the mean if several."""
+    if not accuracies:
+        return ""
+    means, stds = [np.nanmean(each) for each in accuracies], [np.nanstd(each) for each in accuracies]
+    spread = f" / {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
+    return f"{np.mean(means):.2f} ± {np.mean(stds):.2f}{spread}"
 
 
 def paired_sentences(groups: Sequence[Group]) -> list[str]:

@@ -57,7 +57,7 @@ def with_default(**keys):
         ("results-dir", "a\0b", "a name or path"),
         ("resume", "~nobody-here/run", "a path, or empty"),
         ("resume", 3, "a path, or empty"),
-        ("logger", "neptune", "'', 'tensorboard', 'wandb' or 'mlflow'"),
+        ("logger", "neptune", "'' or 'tensorboard' or 'wandb' or 'mlflow'"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_what_is_allowed(key, value, allowed):

@@ -83,6 +83,17 @@ def test_it_writes_markdown_csv_and_figures(two_algorithms):
     assert [rows["fedper"][column] for column in columns] == ["", "", "86.84", "", "", ""]
 
 
+def test_it_writes_a_table_for_latex(two_algorithms):
+    report(*TABLE13, "algorithm=fedbabu,fedavg", "figure=null", two_algorithms.override)
+    (path,) = (two_algorithms.results_dir / "reports").glob("*.tex")
+    lines = path.read_text(encoding="ascii").splitlines()  # LaTeX needs no package for letters
+    assert r"s & f & $\tau$ &  & fedbabu & fedavg \\" in lines
+    assert r"2 & 0.1 & 4 & text & 88.50 $\pm$ 5.00 / 0.71 (+0.65) & 80.00 $\pm$ 5.00 (-5.94) \\" in lines
+    assert r" &  &  & paper & 87.85 $\pm$ 8.57 & 85.94 $\pm$ 10.72 \\" in lines
+    (caption,) = (line for line in lines if line.startswith(r"\caption"))
+    assert r"Accuracy in \%: mean $\pm$ std" in caption
+
+
 def test_a_narrowed_report_does_not_overwrite_that_of_the_whole_table(two_algorithms):
     report("experiment=table13", "figure=null", two_algorithms.override)
     report(*TABLE13, "figure=null", two_algorithms.override)

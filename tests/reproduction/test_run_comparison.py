@@ -1,5 +1,7 @@
 """The comparison of runs that a user chooses."""
 
+import json
+
 import pytest
 from PIL import Image
 from support.errors import config_error
@@ -7,6 +9,7 @@ from support.fake_runs import DIGITS, ramp
 
 from fedbabu.cli import main
 from fedbabu.reproduction.run_comparison import comparison_table, groups_of, paired_sentences
+from fedbabu.runs.folder import RunFolder
 
 SETTING = ["dataset=digits"]
 
@@ -21,10 +24,28 @@ def runs(fake_runs):
     ]
 
 
-def test_runs_that_differ_in_the_seed_alone_are_one_line(runs):
+def personalized(runs):
+    """The column of personalized accuracy, by what the lines are about."""
     header, *rows = comparison_table(groups_of(runs))
-    column = header.index("Personalized")
-    assert {row[0]: row[column] for row in rows} == {"FedAvg": "81.00 ± 5.00 / 1.41", "FedBABU": "86.00 ± 5.00 / 2.83"}
+    return {row[0]: row[header.index("Personalized")] for row in rows}
+
+
+def test_runs_that_differ_in_the_seed_alone_are_averaged(runs):
+    assert personalized(runs[:3]) == {
+        "FedAvg, seed 1": "80.00 ± 5.00",
+        "FedAvg, seed 2": "82.00 ± 5.00",
+        "FedAvg, 2 seeds": "81.00 ± 5.00 / 1.41",
+        "FedBABU, seed 1": "84.00 ± 5.00",
+    }
+
+
+def test_the_papers_numbers_stand_below_runs_of_its_settings(fake_runs):
+    cell = ["experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4", "algorithm=fedavg"]
+    run = fake_runs.add("fedavg", cell, ramp(88.0))
+    paper = {"personalized": {"mean": 85.94, "std": 10.72, "table": 13}}
+    path = run.path / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"paper": paper}))
+    assert personalized([RunFolder(run.path)])["FedAvg, the paper"] == "85.94 ± 10.72"
 
 
 def test_differences_are_paired_by_seed_and_client(runs):
