@@ -42,7 +42,8 @@ def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:
     figure, axes = _before_fine_tuning(runs, [[record.round for record in run.rounds] for run in runs])
     centralized = all(run.config["fraction-train"] == 0 for run in runs)
     axes.set_xlabel("Epoch on the server" if centralized else "Communication round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    evaluated = (record.round for run in runs for record in run.rounds if record.initial_accuracy is not None)
+    style.round_ticks(axes, sorted(set(evaluated)))
     return figure
 
 
@@ -114,7 +115,8 @@ def accuracy_over_finetune_epochs(runs: Sequence[RunFolder], paper: PaperByEpoch
         epochs = np.arange(len(mean))
         axes.plot(epochs, mean, label=label, **look)
         if len(runs) < style.MANY:
-            axes.fill_between(epochs, mean - std, mean + std, color=look["color"], alpha=0.15, linewidth=0)
+            below, above = style.spread(mean, std)
+            axes.fill_between(epochs, mean - below, mean + above, color=look["color"], alpha=0.15, linewidth=0)
         if printed := paper(run):
             style.paper_markers(axes, list(printed), list(printed.values()), look)
     spread = " ± std" if len(runs) < style.MANY else ""
@@ -133,12 +135,12 @@ def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
         for place, metric in enumerate(METRICS):
             x = place + (index - (len(runs) - 1) / 2) * step
             if ours := run.summary["accuracy"].get(metric):
-                axes.errorbar(x - step / 8, ours["mean"], ours["std"], **bar)
+                axes.errorbar(x - step / 8, ours["mean"], style.spread(ours["mean"], ours["std"]), **bar)
             if paper := run.summary["paper"].get(metric):
                 style.paper_markers(axes, x + step / 8, paper["mean"], look, paper["std"])
         axes.errorbar([], [], label=label, **bar)
     axes.set_xticks(range(len(METRICS)), [METRIC_TITLES[metric] for metric in METRICS])
-    axes.set(ylabel="Accuracy, mean ± std over clients (%)", ylim=(min(0, axes.get_ylim()[0]), 105))
+    axes.set(ylabel="Accuracy, mean ± std over clients (%)", ylim=(0, 105))
     style.legend(axes, columns_below=3 if len(runs) < 9 else 4)
     return figure
 

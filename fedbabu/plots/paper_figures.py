@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -16,7 +17,6 @@ from fedbabu.runs.folder import RunFolder
 
 MAX_CLASSES = 20  # that a reader can distinguish by colour and marker
 MAX_CLASS_NAMES = 30  # that fit beside an axis
-NUM_HUES = 7  # of the palette; its other colours are the same, but darker
 
 # The classes of Figure 16, by dataset.
 VEHICLES = {
@@ -91,9 +91,11 @@ def class_accuracy(runs: Sequence[RunFolder]) -> Figure:
 
 
 def layer_similarity(runs: Sequence[RunFolder]) -> Figure:
-    """Mean cosine similarity between two clients' weights over fine-tuning epochs, by layer (Figure 12).
+    """How far two clients' weights are apart over fine-tuning epochs, by layer: 1 minus their mean cosine (Figure 12).
 
-    The body's layers go from light to dark, the head is black. Runs need the diagnostic "similarity".
+    The paper draws the cosine itself, in which bodies are one line at 1. Before fine-tuning, all clients have the same
+    weights, which a logarithmic axis cannot show. The body's layers go from light to dark, the head is black. Runs need
+    the diagnostic "similarity".
     """
     figure, all_axes = style.panels(runs, len(runs))
     for axes, run, label in zip(all_axes, runs, style.labels(runs), strict=True):
@@ -102,17 +104,23 @@ def layer_similarity(runs: Sequence[RunFolder]) -> Figure:
         for place, name in enumerate(body):
             color = colormaps["viridis_r"](0.1 + 0.9 * place / len(body))
             width = 3.5 - 2.5 * place / len(body)  # since the lines cover each other
-            axes.plot(run.similarity[name], color=color, linewidth=width, label=named.get(name, "_"))
+            axes.plot(*_distances(run, name), color=color, linewidth=width, label=named.get(name, "_"))
         for name in _head_layers(run.similarity):
-            axes.plot(run.similarity[name], color="black", marker="o", markersize=4.5, linewidth=2, label="head")
-        axes.set(xlabel="Fine-tuning epochs", ylabel="Cosine similarity between clients")
+            axes.plot(*_distances(run, name), color="black", marker="o", markersize=4.5, linewidth=2, label="head")
+        axes.set(xlabel="Fine-tuning epochs", ylabel="1 - cosine similarity between clients", yscale="log")
         axes.set_title(label, fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         style.legend(axes, fontsize=8)
-    low = min(axes.get_ylim()[0] for axes in all_axes)
+    limits = [axes.get_ylim() for axes in all_axes]
     for axes in all_axes:  # the same limits, so that the panels can be compared
-        axes.set_ylim(low, 1 + (1 - low) / 20)
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     return figure
+
+
+def _distances(run: RunFolder, layer: str) -> tuple[list[int], list[float]]:
+    """The epochs of fine-tuning from the first on, and 1 minus the clients' mean cosine similarity after each."""
+    distances = [1.0 - cosine for cosine in run.similarity[layer][1:]]
+    return list(range(1, len(distances) + 1)), distances
 
 
 def representations(runs: Sequence[RunFolder], classes: Sequence[str] = (), num_images: int = 500) -> Figure:
@@ -145,7 +153,10 @@ def representations(runs: Sequence[RunFolder], classes: Sequence[str] = (), num_
                 places = tsne.fit_transform(features[split].numpy()[chosen])
             for index, group in enumerate(groups):
                 in_group = class_names[labels_of_images[chosen]] == group
-                look = {"color": style.COLORS[index % NUM_HUES], "marker": style.MARKERS[index % len(style.MARKERS)]}
+                look = {
+                    "color": style.CLASS_COLORS[index % len(style.CLASS_COLORS)],
+                    "marker": style.MARKERS[index % len(style.MARKERS)],
+                }
                 axes.scatter(*places[in_group].T, s=14, linewidths=0, alpha=0.8, rasterized=True, label=group, **look)
             axes.set(xticks=[], yticks=[], xlabel="t-SNE, without units")
             axes.set_title(f"{label}, {len(chosen)} {'training' if split == 'train' else split} images", fontsize=10)
@@ -174,20 +185,22 @@ def clients_and_classes_of(run: RunFolder) -> Figure:
 def clients_and_classes(counts: Mapping[str, npt.NDArray[np.int64]], title: str, dataset: ImageDataset) -> Figure:
     """How many images each client holds of each class: the counts, int64 [clients, classes], under "train" and "test".
 
-    The names of the classes are shown if there are few. Classes with superclasses are in the order of these.
+    The names of the classes are shown if there are few. Classes with superclasses are in the order of these. Colours
+    mean the same in both panels and for every partition of a dataset: from 1 image to all of the largest class.
     """
     (num_clients, num_classes), superclasses = counts["train"].shape, dataset.superclasses
     figure = Figure(figsize=(np.clip(num_clients / 90, 10, 18), 4.8), dpi=style.SCREEN_DPI, layout="constrained")
     figure.suptitle(title, fontsize=10)
     order = np.argsort(superclasses, kind="stable") if superclasses else np.arange(num_classes)
     colors = colormaps["viridis_r"].with_extremes(bad="white")
+    scale = LogNorm(1, max(int(table.sum(axis=0).max()) for table in counts.values()))
     for axes, (split, table) in zip(figure.subplots(1, 2, sharey=True), counts.items(), strict=True):
         numbers = np.ma.masked_equal(table.T[order], 0)
-        image = axes.imshow(numbers, aspect="auto", interpolation="nearest", cmap=colors, vmin=1)
+        image = axes.imshow(numbers, aspect="auto", interpolation="nearest", cmap=colors, norm=scale)
         axes.set(title="Training" if split == "train" else "Test", xlabel="Client")
         axes.title.set_fontsize(10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.colorbar(image, ax=axes, label="Images", pad=0.01, ticks=MaxNLocator(8, integer=True, min_n_ticks=1))
+    figure.colorbar(image, ax=figure.axes, label="Images", pad=0.01, format="%d")
     axes = figure.axes[0]
     axes.set_ylabel("Class, by superclass" if superclasses else "Class")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -7,10 +7,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import PAPER_PROTOCOL, default_run_config, partition_keys
@@ -21,8 +23,11 @@ from fedbabu.runs.files import write_whole
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.settings import COMPARED_KEYS, declared_algorithm, setting_of
 
+FloatArray = NDArray[np.float64]
+
 SCREEN_DPI, PRINT_DPI = 120, 200
 DEFAULT_FONT = "DejaVu Sans"  # which Matplotlib brings
+MAX_TICKS = 10  # of an axis of rounds
 MANY = 4  # runs: from this number on, there is no room for a legend among their lines
 
 # The run-config keys that every title names, by the paper's symbols.
@@ -37,9 +42,11 @@ SYMBOLS = {
 # The palette of Okabe and Ito, which colour-blind readers can distinguish, and then its colours again, darker.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 COLORS += ["#003A5B", "#6B2F00", "#004F3A", "#6B3D56", "#735000"]
+# As many different hues as CIFAR-10 has classes.
+CLASS_COLORS = [*COLORS[:7], "#F0E442", "#8C564B", "#999999"]
 LINES = ["-", "--", ":"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*"]
-PAPER_LABEL = "the paper's"
+PAPER_LABEL = "Oh et al. (2022)"
 PAPER: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "white", "markersize": 7, "alpha": 0.6, "zorder": 1}
 
 
@@ -118,9 +125,24 @@ def looks_of(runs: Sequence[RunFolder], num_points: int = 1) -> list[dict[str, A
 
 def paper_markers(axes: Axes, x: ArrayLike, y: ArrayLike, look: Mapping[str, Any], std: float | None = None) -> None:
     """Draw the paper's numbers as hollow markers, which the legend explains once."""
-    axes.errorbar(x, y, std, color=look["color"], marker=look["marker"], capsize=2, **PAPER)
+    error = None if std is None else spread(y, std)
+    axes.errorbar(x, y, error, color=look["color"], marker=look["marker"], capsize=2, **PAPER)
     if PAPER_LABEL not in axes.get_legend_handles_labels()[1]:
         axes.plot([], [], "o", color="grey", label=PAPER_LABEL, **PAPER)
+
+
+def spread(mean: ArrayLike, std: ArrayLike) -> FloatArray:
+    """How far standard deviations reach below and above means in percent, within 0 and 100: float64 [2, n]."""
+    mean = np.atleast_1d(mean)
+    return np.minimum(std, [mean, 100.0 - mean])
+
+
+def round_ticks(axes: Axes, rounds: Sequence[int]) -> None:
+    """Ticks at the rounds that have points, if these are few, or otherwise at some whole numbers."""
+    if len(rounds) <= MAX_TICKS:
+        axes.set_xticks(rounds)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def legend(axes: Axes, beside: bool = False, columns_below: int = 0, **options: Any) -> None:

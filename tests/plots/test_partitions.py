@@ -27,6 +27,7 @@ def test_clients_and_classes_are_those_of_the_partition():
     figure = clients_and_classes(COUNTS, "Who has what", names)
     for axes, counts in zip(figure.axes, COUNTS.values(), strict=False):
         assert counts_drawn(axes) == counts.tolist()
+        assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == (1, 7)  # the training images of class b
     assert y_labels(figure) == ["a", "b", "c"]
 
 
