@@ -27,8 +27,8 @@ STOP_SECONDS = 10  # that a process may need to stop
 def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Process]]:
     """Start a SuperLink for simulations, and stop it in the end with all processes that it has started.
 
-    It uses the Python environment of this process, so that Flower does not install another one for each run, and free
-    ports, so that it does not meet a SuperLink that the user has started. Its log and a lock are written to `folder`. A
+    It uses the Python environment of this process, so that Flower does not install another one for each run, and a free
+    port, so that it does not meet a SuperLink that the user has started. Its log and a lock are written to `folder`. A
     SuperLink that a killed process has left there is stopped first.
 
     Yields:
@@ -49,17 +49,17 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
                     stop(left_over)
             if Path(old_home).name.startswith(HOME_PREFIX):
                 shutil.rmtree(old_home, ignore_errors=True)
-        control, http = free_ports(2)
-        environment = flower_environment(home, control, http)
+        port = free_port()
+        environment = flower_environment(home, port)
         command = [
             "flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess",
-            "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(http),
+            "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
         process = start(command, environment, log)
         try:
             note.write_text(json.dumps([process.pid, process.create_time(), home]))
             started = monotonic()
-            while not _answers(http):
+            while not _answers(port):
                 if process.poll() is not None or monotonic() - started > START_SECONDS:
                     raise RunError(f"Flower's SuperLink did not start: {log} says why.")
                 sleep(0.1)
@@ -69,12 +69,11 @@ def local_superlink(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Proce
             note.unlink(missing_ok=True)
 
 
-def flower_environment(home: str, control: int, http: int) -> dict[str, str]:
-    """The environment variables with which `flwr` uses this Python environment, a home folder and two ports."""
+def flower_environment(home: str, port: int) -> dict[str, str]:
+    """The environment variables with which `flwr` uses this Python environment, a home folder and a port."""
     return os.environ | {
         "FLWR_HOME": home,
-        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
@@ -106,10 +105,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-def free_ports(number: int) -> list[int]:
-    """TCP ports on which no process listens at the moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def free_port() -> int:
+    """A TCP port on which no process listens at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

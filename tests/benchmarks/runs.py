@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from fedbabu.config import RunConfig, default_run_config
 from fedbabu.data.partitions.partition import open_simulated_data
 from fedbabu.data.transforms import client_examples
-from fedbabu.reproduction.local_superlink import flower_environment, free_ports, local_superlink, stop
+from fedbabu.reproduction.local_superlink import flower_environment, free_port, local_superlink, stop
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
 from fedbabu.runs.results import all_runs
@@ -137,7 +137,7 @@ class Bench:
 def flowers_superlink(folder: Path) -> Iterator[tuple[dict[str, str], None]]:
     """The environment in which `flwr run` starts its own SuperLink, which is stopped in the end."""
     try:
-        yield flower_environment(str(folder), *free_ports(2)), None
+        yield flower_environment(str(folder), free_port()), None
     finally:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
