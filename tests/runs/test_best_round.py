@@ -108,7 +108,7 @@ def test_fewer_evaluations_leave_fewer_candidates(runs):
 
 
 def test_client_states_of_the_best_round_are_kept_and_used(runs):
-    for seed in range(20):
+    for seed in (10, *range(20)):  # that of the first is round 3 of 6 on most processors
         _, run, _, models = runs(algorithm="fedper", seed=seed, checkpoint_every=1)
         best = run.summary["best-round"]
         if best < ROUNDS - 2:  # older than both checkpoints

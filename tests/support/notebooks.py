@@ -22,6 +22,7 @@ def text_of(notebook: nbformat.NotebookNode) -> str:
     text = ""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            text += output.get("text", "")
-            text += "".join(f"<{kind}>" for kind in output.get("data", {}))
+            data = output.get("data", {})
+            shown = "<image/png>" if "image/png" in data else data.get("text/plain", "")
+            text += output.get("text", "") + shown + "\n"
     return text
