@@ -1,4 +1,4 @@
-"""The command line, `fedbabu`: sweep, report, compare, partition, app and config. `python -m fedbabu` is the same."""
+"""The command line, `fedbabu`, with all its commands. `python -m fedbabu` is the same."""
 
 import signal
 import sys
@@ -145,6 +145,35 @@ def partition(
     except (OSError, ValueError) as error:
         raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
     print(f"Picture: {path}")
+
+
+@app.command()
+def state(
+    remove: Annotated[
+        list[str] | None, typer.Option(help="Remove the states of the run with this id; may be given several times.")
+    ] = None,
+) -> None:
+    """List, or remove, the client states that real federations keep on this machine."""
+    import pandas as pd
+
+    from fedbabu.runs.local_states import find_states, local_state_folder, local_states
+
+    for states in find_states(remove or []):
+        states.remove()
+        print(f"Removed the client states of {states.run_id}")
+    rows = [
+        [
+            each.run_id,
+            each.run_name,
+            ", ".join(map(str, each.clients)),
+            f"{each.num_bytes / 1e6:.1f}",
+            each.last_written,
+        ]
+        for each in local_states()
+    ]
+    columns = ["id", "run", "clients", "MB", "last saved"]
+    table = pd.DataFrame(rows, columns=columns).to_string(index=False) if rows else "None."
+    print(f"Client states in {local_state_folder()}:", table, sep="\n")
 
 
 @app.command(name="app")

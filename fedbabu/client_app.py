@@ -18,8 +18,9 @@ from fedbabu.errors import ConfigError
 from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, NodeInfo, Task, TrainReply
 from fedbabu.federation.node import Node
 from fedbabu.models import SplitNetwork
-from fedbabu.runs.checkpoints import ClientStore, local_state_folder
+from fedbabu.runs.checkpoints import ClientStore
 from fedbabu.runs.files import check_writable
+from fedbabu.runs.local_states import folder_of_run, local_state_folder
 from fedbabu.training.aggregation import add_weighted
 from fedbabu.training.client import evaluate_client, train_client
 from fedbabu.training.fine_tuning import fine_tune_client
@@ -34,7 +35,9 @@ def describe(message: Message, context: Context) -> Message:
         node = Node.from_message(message, context)
         if node.local_data and node.config.algorithm_spec.keeps:
             check_writable(local_state_folder(), "The folder of client states (FEDBABU_STATE)")
-        content = node.info().to_content()
+        info = node.info()
+        info.notes = tuple(Node.for_the_server(note, context) for note in info.notes)
+        content = info.to_content()
     except ConfigError as error:
         content = NodeInfo.refusal(error)
     return Message(content, reply_to=message)
@@ -52,7 +55,7 @@ def train_clients(message: Message, context: Context) -> Message:
             if trained.client_state:
                 store.save(client, task.server_round, trained.client_state, saved_rounds)
         except Exception as error:  # of any kind: the node's other clients are trained all the same
-            reply.failed[client] = _failure_reason(error)
+            reply.failed[client] = _failure_reason(error, context)
         else:
             reply.add(client, trained, only_client=len(task.clients) == 1)
     reply.seconds = perf_counter() - started
@@ -74,7 +77,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
                 result = evaluate_client(client, client_state)
             reply.results[number] = result
         except Exception as error:  # of any kind: the node's other clients are evaluated all the same
-            reply.failed[number] = _failure_reason(error)
+            reply.failed[number] = _failure_reason(error, context)
     reply.seconds = perf_counter() - started
     return Message(reply.to_content(), reply_to=message)
 
@@ -93,17 +96,18 @@ def _client_store(node: Node, task: Task) -> ClientStore:
     Raises:
         RuntimeError: If clients would keep their state on another machine than the one that trains them next.
     """
-    run = Path(task.run)
-    if node.local_data or not run.is_dir():
-        if len(node.clients) > 1 and node.config.algorithm_spec.keeps:
+    run, keeps = Path(task.run), bool(node.config.algorithm_spec.keeps)
+    if keeps and (node.local_data or not run.is_dir()):
+        if len(node.clients) > 1:
             raise RuntimeError(
                 f"Nodes that share clients must share the run folder {run}, where algorithm = "
                 f"'{node.config.algorithm}' keeps a part of every client's model; this node cannot see it."
             )
-        run = local_state_folder() / task.run_id
+        run = folder_of_run(task.run_id, run.name)
     return ClientStore(run / "clients")
 
 
-def _failure_reason(error: Exception) -> str:
+def _failure_reason(error: Exception, context: Context) -> str:
     """Why a client failed, for the server."""
-    return f"{NOT_FINITE}{error}" if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {error}"
+    reason = f"{NOT_FINITE}{error}" if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {error}"
+    return Node.for_the_server(reason, context)

@@ -49,10 +49,8 @@ def main(grid: Grid, context: Context) -> None:
         check_logger(config.logger)
 
         # The clients, and the nodes that can serve them.
-        looking_for = (
-            f"{counted(config.num_clients, 'client')} and their data, '{config.dataset}' (decoded once per machine)"
-        )
-        print(f"Looking for {looking_for} …", flush=True)
+        clients = counted(config.num_clients, "client")
+        print(f"Looking for {clients}; SuperNodes without data of their own read '{config.dataset}' …", flush=True)
         federation = discover(grid, config)
         _check_data_on_server(config, federation)
 

@@ -97,7 +97,7 @@ class SharedPartFedAvg(FedAvg):
         """
         run_config = train_config or ConfigRecord()
         result = Result(arrays=initial_arrays)
-        self.messenger = NodeMessenger(self.federation, grid, self.progress.clients_done)
+        self.messenger = NodeMessenger(self.federation, grid, self.config, self.progress.clients_done)
         self._timeout, self._run_config = timeout, evaluate_config or run_config
         if self._last_trained_round == 0 and self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT:
             self._compare_with_best_rounds(0, self._evaluate_clients(self.global_model, {}, 0))

@@ -5,7 +5,7 @@ A client is a data owner, a node (Flower's SuperNode) is where ClientApps run, a
 
 import json
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 
 from pydantic import ConfigDict, NonNegativeInt
@@ -30,7 +30,7 @@ class Federation:
     """All clients, and the nodes that can serve them."""
 
     clients: Mapping[int, ClientInfo]  # every client by its id, in order
-    nodes_of: Mapping[int, Sequence[int]]  # for each client, the ids of the nodes that can serve it
+    nodes_of: dict[int, list[int]]  # for each client, the ids of the nodes that can serve it; more may return later
     local_data: bool  # whether nodes have local data, as in a real federation, instead of parts of one dataset
     dataset: str  # a name for the data
     image_shape: ImageShape  # channels, height and width of every image

@@ -1,6 +1,6 @@
-"""Discovery: before the first round, the server asks every node which clients it can serve."""
+"""Discovery: the server asks nodes which clients they can serve, all before the first round, and later new ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic, sleep
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -53,6 +53,46 @@ def discover(grid: Grid, config: RunConfig) -> Federation:
         on_nodes = f"on {counted(len(infos), 'SuperNode')}"
         heartbeat.beat(f"    {len(clients)} of {counted(config.num_clients, 'client')} found {on_nodes} so far")
         sleep(1.0 if failures else 0.1)
+
+
+class ReturningNodes:
+    """Nodes that connect after discovery: a SuperNode without authentication has another id when it is restarted."""
+
+    def __init__(self, grid: Grid, config: RunConfig, federation: Federation) -> None:
+        self.grid = grid
+        self.config = config
+        self.federation = federation
+        self._asked = {node for nodes in federation.nodes_of.values() for node in nodes}
+
+    def ask_for(self, clients: Iterable[int]) -> None:
+        """If some clients are on no connected node, ask the nodes that were never asked, and add what they offer.
+
+        A node whose clients have other data than when the run started is not used, and a line says so.
+        """
+        connected, nodes_of = set(self.grid.get_node_ids()), self.federation.nodes_of
+        if all(connected.intersection(nodes_of[client]) for client in clients):
+            return
+        for node in sorted(connected - self._asked):
+            try:
+                infos = _query(self.grid, [node], self.config, {}, Heartbeat())
+            except ConfigError as error:
+                self._asked.add(node)
+                print(f"SuperNode {node} is not used: {error}", flush=True)
+                continue
+            for info in infos.values():  # none if the node has failed, which is asked again then
+                self._asked.add(node)
+                self._add(node, info)
+
+    def _add(self, node: int, info: NodeInfo) -> None:
+        """Use a node for those of its clients whose data are the same as before."""
+        before, class_names = self.federation.clients, self.federation.class_names
+        for client, offered in info.clients.items():
+            known = set(info.class_names) <= set(class_names)
+            if known and before.get(client) == renumbered(offered, info.class_names, class_names):
+                self.federation.nodes_of[client].append(node)
+                print(f"SuperNode {node} serves client {client} now", flush=True)
+            else:
+                print(f"SuperNode {node} is not used for client {client}, whose data were others before", flush=True)
 
 
 def _query(
@@ -131,9 +171,13 @@ def _federation(infos: dict[int, NodeInfo]) -> Federation:
                 f"SuperNode {node} has test images of classes of which no client has training images: "
                 f"{shorten(untrained)}. Remove them, or add training images."
             )
-    shapes = {info.image_shape for info in infos.values()}
-    if len(shapes) > 1:
-        raise ConfigError(f"The SuperNodes' images differ in channels, height or width: {sorted(shapes)}.")
+    node_of_shape = {info.image_shape: node for node, info in reversed(infos.items())}
+    if len(node_of_shape) > 1:
+        images = (
+            f"SuperNode {node} has images of {height}×{width} pixels with {counted(channels, 'channel')}"
+            for (channels, height, width), node in reversed(node_of_shape.items())
+        )
+        raise ConfigError(f"{', and '.join(images)}: they must have one size, and all be in colour or in grayscale.")
     names = {info.dataset for info in infos.values()}
     normalizations = {(info.mean, info.std) for info in infos.values()}
     return Federation(
@@ -141,7 +185,7 @@ def _federation(infos: dict[int, NodeInfo]) -> Federation:
         nodes_of=nodes_of,
         local_data=any(info.local_data for info in infos.values()),
         dataset=names.pop() if len(names) == 1 else "own-data",
-        image_shape=shapes.pop(),
+        image_shape=next(iter(node_of_shape)),
         class_names=class_names,
         devices=tuple(sorted({info.device for info in infos.values()})),
         normalization=normalizations.pop() if len(normalizations) == 1 else None,

@@ -5,9 +5,11 @@ and can serve all clients. A node that was started with `--node-config "data-pat
 serves client 3, with the local data in that folder.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,11 +58,14 @@ class Node:
         if folder := node_config.get("data-path"):
             if type(number) is not int or not 0 <= number < config.num_clients:
                 raise ConfigError(
-                    f"The SuperNode with data-path = '{folder}' has partition-id = {number!r}: it must be the number "
-                    f"of its client, from 0 to num-clients - 1 = {config.num_clients - 1}."
+                    f"The SuperNode with data-path = '{Path(folder).name}' has partition-id = {number!r}: it must be "
+                    f"the number of its client, from 0 to num-clients - 1 = {config.num_clients - 1}."
                 )
-            dataset = open_dataset(replace(config.data_spec, dataset=folder))
-            partition = whole_dataset(dataset, number, config.partition_spec.seed)
+            try:
+                dataset = open_dataset(replace(config.data_spec, dataset=folder))
+                partition = whole_dataset(dataset, number, config.partition_spec.seed)
+            except ConfigError as error:
+                raise ConfigError(cls.for_the_server(error, context)) from error
             return cls(config, dataset, partition, [number], local_data=True)
         dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
         clients = partition.clients
@@ -83,7 +88,7 @@ class Node:
         tested = np.unique(self.dataset.labels["test"]) if self.local_data else ()
         return NodeInfo(
             clients=clients,
-            dataset=self.dataset.name,
+            dataset=Path(self.dataset.name).name if self.local_data else self.dataset.name,
             image_shape=self.dataset.image_shape,
             class_names=self.dataset.class_names,
             mean=tuple(self.dataset.transform.mean),
@@ -109,6 +114,16 @@ class Node:
         if self.dataset.name not in KNOWN_DATASETS:  # theirs is documented, and that of others is a guess
             notes.append(f"Augmentation: {self.dataset.augmentation}")
         return tuple(notes)
+
+    @staticmethod
+    def for_the_server(text: object, context: Context) -> str:
+        """A text of a node in which the name of its data stands for their path, which does not leave the node."""
+        folder = str(context.node_config.get("data-path", ""))
+        paths = {folder, os.path.abspath(Path(folder).expanduser())} if folder else set()
+        shortened = str(text)
+        for path in sorted(paths, key=len, reverse=True):
+            shortened = shortened.replace(path, Path(path).name)
+        return shortened
 
     def with_class_names(self, class_names: ClassNames) -> "Node":
         """The same node, whose labels have the numbers of these class names; of its own ones if there are none."""

@@ -3,13 +3,11 @@
 A checkpoint is one safetensors file: the global model and, as JSON in the file's metadata, everything else.
 """
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_state_dir
 from torch import Tensor, nn
 
 from fedbabu.errors import RunError
@@ -21,11 +19,6 @@ from fedbabu.training.aggregation import State
 CHECKPOINTS_KEPT = 2  # of a run; the older one is used if the newer one is damaged
 # What the names of tensors in a checkpoint begin with, besides those of the global model.
 BEST, EVALUATED, SHARED = "best/", "evaluated/", "shared-"
-
-
-def local_state_folder() -> Path:
-    """The folder for client states on a node with local data: FEDBABU_STATE, or in the user's state folder."""
-    return Path(os.environ.get("FEDBABU_STATE") or user_state_dir("fedbabu"))
 
 
 class ClientStore:

@@ -6,10 +6,11 @@ import pytest
 from flwr.app import MessageType
 from safetensors.torch import load_file
 from support.errors import config_error
+from support.faults import fail_clients
 from support.in_process import run_server, tasks
 from support.local_data import LOCAL_DATA, nodes_with_local_data
 
-from fedbabu.errors import RunError
+from fedbabu.errors import ConfigError, RunError
 
 
 @pytest.fixture
@@ -57,3 +58,22 @@ def test_what_needs_images_on_the_server_is_refused(config, tmp_path, key):
     value = {"server-data-fraction": 0.5, "record": "features"}[key]
     with config_error(key, "server"):
         run_server(config | {key: value}, node_configs=nodes_with_local_data(tmp_path))
+
+
+def test_the_path_of_the_data_does_not_leave_the_node(config, tmp_path, monkeypatch):
+    fail_clients(monkeypatch, {1}, OSError(f"cannot read {tmp_path}/owner1/cat/1.png"))
+    run, grid = run_server(config, node_configs=nodes_with_local_data(tmp_path))
+    for message, reply in grid.exchanges:
+        if message.metadata.dst_node_id == 101:
+            texts = [record["json"] for record in reply.content.config_records.values()]
+            assert texts
+            assert not [text for text in texts if str(tmp_path / "owner1") in text]
+    assert run.rounds[0].failed == {1: "OSError: cannot read owner1/cat/1.png"}
+
+
+def test_a_refusal_names_the_data_without_their_path(config, tmp_path):
+    nodes = nodes_with_local_data(tmp_path)
+    nodes[1]["data-path"] = str(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"'nothing'") as refused:
+        run_server(config, node_configs=nodes)
+    assert str(tmp_path) not in str(refused.value)
