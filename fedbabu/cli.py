@@ -153,7 +153,7 @@ def state(
         list[str] | None, typer.Option(help="Remove the states of the run with this id; may be given several times.")
     ] = None,
 ) -> None:
-    """List, or remove, the client states that real federations keep on this machine."""
+    """List or remove the client states that are kept on this machine."""
     import pandas as pd
 
     from fedbabu.runs.local_states import find_states, local_state_folder, local_states
@@ -162,17 +162,16 @@ def state(
         states.remove()
         print(f"Removed the client states of {states.run_id}")
     rows = [
-        [
-            each.run_id,
-            each.run_name,
-            ", ".join(map(str, each.clients)),
-            f"{each.num_bytes / 1e6:.1f}",
-            each.last_written,
-        ]
-        for each in local_states()
+        {
+            "id": states.run_id,
+            "run": states.run_name,
+            "clients": ", ".join(map(str, states.clients)),
+            "MB": f"{states.num_bytes / 1e6:.1f}",
+            "last saved": states.last_written,
+        }
+        for states in local_states()
     ]
-    columns = ["id", "run", "clients", "MB", "last saved"]
-    table = pd.DataFrame(rows, columns=columns).to_string(index=False) if rows else "None."
+    table = pd.DataFrame(rows).to_string(index=False) if rows else "None."
     print(f"Client states in {local_state_folder()}:", table, sep="\n")
 
 
