@@ -66,7 +66,7 @@ def sweep(
 
 @app.command()
 def report(overrides: Overrides = None) -> None:
-    """Show and draw the results of an experiment beside the paper's.
+    """Show the results of an experiment beside the paper's.
 
     OVERRIDES choose and narrow the experiment, as for `fedbabu sweep`: experiment=table13 cells.s=2
     """
@@ -148,12 +148,78 @@ def partition(
 
 
 @app.command()
+def personalize(
+    run: Annotated[Path, typer.Option(help="The folder of a finished run.")],
+    data: Annotated[str, typer.Option(help="The new client's images, as for the key `dataset`.")],
+    part: Annotated[str, typer.Option(help="head, body or full; by default what the run fine-tunes.")] = "",
+    epochs: Annotated[int | None, typer.Option(min=0, help="By default as many as in the run.")] = None,
+    test_fraction: Annotated[float, typer.Option(min=0, max=1, help="As the key `test-fraction`.")] = 0.0,
+    image_column: Annotated[str, typer.Option(help="As the key `image-column`.")] = "",
+    label_column: Annotated[str, typer.Option(help="As the key `label-column`.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="The model, a safetensors file.")] = None,
+) -> None:
+    """Fine-tune a run's model to images that were not part of it."""
+    import pandas as pd
+
+    from fedbabu.data.source import DataSpec
+    from fedbabu.runs.folder import RunFolder
+    from fedbabu.runs.personalization import default_output, personalize
+
+    spec = DataSpec(data, image_column, label_column, test_fraction=test_fraction)
+    folder = RunFolder(run)
+    result, model = personalize(folder, spec, part, epochs, device)
+    names = {0: "initial", len(result.accuracy) - 1: "personalized"}
+    epochs_measured = range(len(result.accuracy))
+    table = pd.DataFrame(
+        {
+            "epoch": epochs_measured,
+            "accuracy in %": [f"{accuracy:.2f}" for accuracy in result.accuracy],
+            "": [names.get(epoch, "") for epoch in epochs_measured],
+        }
+    )
+    templates = folder.measurement.templates
+    print(table.to_string(index=False), f"without head: {result.without_head_accuracy[templates]:.2f} %", sep="\n")
+    path = (output or default_output(data)).absolute()
+    model.save(path)
+    print(f"Model: {path}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option(help="A model that keep-personalized or `fedbabu personalize` saved.")],
+    data: Annotated[Path, typer.Option(help="An image file, or a folder of image files.")],
+    output: Annotated[Path, typer.Option(help="The classes, as CSV.")] = Path("predictions.csv"),
+) -> None:
+    """Classify images, one or many, with a saved model."""
+    import numpy as np
+    import pandas as pd
+
+    from fedbabu.data.image_files import find_images, read_images
+    from fedbabu.runs.personal_model import PersonalModel
+
+    loaded, files = PersonalModel.load(model), find_images(data)
+    portions = (files[start : start + 1000] for start in range(0, len(files), 1000))  # all pixels might not fit
+    probabilities = np.concatenate([loaded.probabilities(read_images(few, loaded.image_shape)) for few in portions])
+    table = pd.DataFrame(
+        {
+            "file": [str(file.relative_to(data)) if data.is_dir() else str(file) for file in files],
+            "class": [loaded.class_names[number] for number in probabilities.argmax(axis=1)],
+            "probability": probabilities.max(axis=1).round(4),
+        }
+    )
+    table.to_csv(output, index=False)
+    print(table.head(20).to_string(index=False))
+    print(f"Classes of {len(files)} images: {output.absolute()}")
+
+
+@app.command()
 def state(
     remove: Annotated[
         list[str] | None, typer.Option(help="Remove the states of the run with this id; may be given several times.")
     ] = None,
 ) -> None:
-    """List or remove the client states that are kept on this machine."""
+    """List or remove the client states on this machine."""
     import pandas as pd
 
     from fedbabu.runs.local_states import find_states, local_state_folder, local_states

@@ -20,7 +20,8 @@ from fedbabu.federation.node import Node
 from fedbabu.models import SplitNetwork
 from fedbabu.runs.checkpoints import ClientStore
 from fedbabu.runs.files import check_writable
-from fedbabu.runs.local_states import folder_of_run, local_state_folder
+from fedbabu.runs.local_states import PERSONAL_FOLDER, folder_of_run, local_state_folder
+from fedbabu.runs.personal_model import PersonalModel
 from fedbabu.training.aggregation import add_weighted
 from fedbabu.training.client import evaluate_client, train_client
 from fedbabu.training.fine_tuning import fine_tune_client
@@ -33,7 +34,7 @@ def describe(message: Message, context: Context) -> Message:
     """Answer which clients this node can serve and what data they have, or why it cannot take part."""
     try:
         node = Node.from_message(message, context)
-        if node.local_data and node.config.algorithm_spec.keeps:
+        if node.local_data and _keeps_anything(node):
             check_writable(local_state_folder(), "The folder of client states (FEDBABU_STATE)")
         info = node.info()
         info.notes = tuple(Node.for_the_server(note, context) for note in info.notes)
@@ -46,8 +47,8 @@ def describe(message: Message, context: Context) -> Message:
 @app.train()
 def train_clients(message: Message, context: Context) -> Message:
     """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
-    node, task, store, networks = _unpack(message, context)
-    reply, started = TrainReply(), perf_counter()
+    node, task, folder, networks = _unpack(message, context)
+    store, reply, started = ClientStore(folder / "clients"), TrainReply(), perf_counter()
     for client, saved_rounds in task.clients.items():
         try:
             client_state = store.load(client, saved_rounds[0])
@@ -65,14 +66,16 @@ def train_clients(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate_clients(message: Message, context: Context) -> Message:
     """Evaluate the clients of the task; in the final evaluation, fine-tune each and measure it after every epoch."""
-    node, task, store, networks = _unpack(message, context)
-    reply, started = EvaluateReply(), perf_counter()
+    node, task, folder, networks = _unpack(message, context)
+    store, reply, started = ClientStore(folder / "clients"), EvaluateReply(), perf_counter()
     for number, saved_rounds in task.clients.items():
         try:
             client, client_state = node.client(number, networks), store.load(number, saved_rounds[0])
             if task.personalize:
                 result, directions = fine_tune_client(client, client_state, task.server_round, task.last_sampled_client)
                 add_weighted(reply.direction_sums, directions)
+                if task.keep_models:
+                    PersonalModel.of_client(client).save(folder / PERSONAL_FOLDER / f"{number}.safetensors")
             else:
                 result = evaluate_client(client, client_state)
             reply.results[number] = result
@@ -82,29 +85,34 @@ def evaluate_clients(message: Message, context: Context) -> Message:
     return Message(reply.to_content(), reply_to=message)
 
 
-def _unpack(message: Message, context: Context) -> tuple[Node, Task, ClientStore, tuple[SplitNetwork, SplitNetwork]]:
-    """The node, its task, where its clients keep their state, and its networks, the second with the global model."""
+def _unpack(message: Message, context: Context) -> tuple[Node, Task, Path, tuple[SplitNetwork, SplitNetwork]]:
+    """The node, its task, the folder for what it keeps, and its networks, the second with the global model."""
     task = Task.from_content(message.content)
     node = Node.from_message(message, context).with_class_names(task.class_names)
     global_state = message.content.array_records["arrays"].to_torch_state_dict()
-    return node, task, _client_store(node, task), node.networks(global_state)
+    return node, task, _folder_for_what_is_kept(node, task), node.networks(global_state)
 
 
-def _client_store(node: Node, task: Task) -> ClientStore:
-    """Where the clients of this run keep their state: in the run folder, or on the node's disk in a real federation.
+def _folder_for_what_is_kept(node: Node, task: Task) -> Path:
+    """The folder for client states and personal models: the run folder, or one on the node in a real federation.
 
     Raises:
         RuntimeError: If clients would keep their state on another machine than the one that trains them next.
     """
-    run, keeps = Path(task.run), bool(node.config.algorithm_spec.keeps)
-    if keeps and (node.local_data or not run.is_dir()):
-        if len(node.clients) > 1:
-            raise RuntimeError(
-                f"Nodes that share clients must share the run folder {run}, where algorithm = "
-                f"'{node.config.algorithm}' keeps a part of every client's model; this node cannot see it."
-            )
-        run = folder_of_run(task.run_id, run.name)
-    return ClientStore(run / "clients")
+    run = Path(task.run)
+    if not node.local_data and run.is_dir():
+        return run
+    if len(node.clients) > 1 and node.config.algorithm_spec.keeps:
+        raise RuntimeError(
+            f"Nodes that share clients must share the run folder {run}, where algorithm = "
+            f"'{node.config.algorithm}' keeps a part of every client's model; this node cannot see it."
+        )
+    return folder_of_run(task.run_id, run.name) if _keeps_anything(node) else run
+
+
+def _keeps_anything(node: Node) -> bool:
+    """Whether clients keep a part of their model between rounds, or their fine-tuned model at the end."""
+    return bool(node.config.algorithm_spec.keeps) or node.config.keep_personalized
 
 
 def _failure_reason(error: Exception, context: Context) -> str:

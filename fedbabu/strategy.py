@@ -263,7 +263,11 @@ class SharedPartFedAvg(FedAvg):
         if self.server_trainer:
             self.record.test_accuracy = self.server_trainer.test_accuracy(self.global_model)
         task = self._task(
-            server_round, self._clients_with_model(), [], personalize=self._personalizes_after(server_round)
+            server_round,
+            self._clients_with_model(),
+            [],
+            personalize=self._personalizes_after(server_round),
+            keep_models=self.config.keep_personalized and server_round == self.config.num_rounds,
         )
         return self.messenger.messages(MessageType.EVALUATE, task, arrays, config)
 
@@ -297,13 +301,21 @@ class SharedPartFedAvg(FedAvg):
         """
         every_round = self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND
         server_round = best.server_round if every_round else self.config.num_rounds
-        self.best_evaluation = self._evaluate_clients(best.model, best.client_state_rounds, server_round, True)
+        keep_models = self.config.keep_personalized and self.config.evaluated_round == "best"
+        self.best_evaluation = self._evaluate_clients(
+            best.model, best.client_state_rounds, server_round, personalize=True, keep_models=keep_models
+        )
 
     def _evaluate_clients(
-        self, model: Mapping[str, Tensor], states: Mapping[int, int], server_round: int, personalize: bool = False
+        self,
+        model: Mapping[str, Tensor],
+        states: Mapping[int, int],
+        server_round: int,
+        personalize: bool = False,
+        keep_models: bool = False,
     ) -> Evaluation:
         """Evaluate all clients with a model and their states of some rounds, with the draws of a round."""
-        task = self._task(server_round, self._clients_with_model(), [], personalize=personalize, start_states=states)
+        task = self._task(server_round, self._clients_with_model(), [], personalize, states, keep_models)
         messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(model)), self._run_config)
         return self._collect(self.messenger.send(messages, self._timeout), personalize)
 
@@ -354,6 +366,7 @@ class SharedPartFedAvg(FedAvg):
         training_rounds: list[int],
         personalize: bool = False,
         start_states: Mapping[int, int] | None = None,
+        keep_models: bool = False,
     ) -> Task:
         """A task for clients, whose states of now, of the best round and of checkpoints must not be deleted.
 
@@ -371,6 +384,7 @@ class SharedPartFedAvg(FedAvg):
             last_sampled_client=self._last_sampled_client(server_round),
             class_names=self.federation.class_names if self.federation.local_data else (),
             personalize=personalize,
+            keep_models=keep_models,
         )
 
     def _last_sampled_client(self, server_round: int) -> int:

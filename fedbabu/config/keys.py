@@ -148,6 +148,7 @@ class RunConfigKeys(BaseModel):
     results_dir: NameOrPath
     resume: PathOrEmpty
     device: Literal["auto", "cpu", "cuda"]
+    keep_personalized: bool
     checkpoint_every: PositiveInt
     client_timeout: NonNegativeFloat
     min_fit_clients: PositiveInt

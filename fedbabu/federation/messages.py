@@ -103,6 +103,7 @@ class Task(Content):
     last_sampled_client: int = 0  # of the round
     class_names: ClassNames = ()  # the numbering of the classes, for nodes with local data; empty for the node's own
     personalize: bool = False  # in evaluation, whether to measure accuracy without the head and to fine-tune
+    keep_models: bool = False  # whether to save each client's model after its fine-tuning
 
     def to_content(self, global_model: ArrayRecord, run_config: ConfigRecord) -> RecordDict:
         """The content of a message to a node: this task, the global model and the run configuration."""

@@ -1,4 +1,4 @@
-"""The client states that a node with local data keeps on its disk: a folder for each run that it took part in."""
+"""What a node with local data keeps on its disk, client states and fine-tuned models: a folder for each run."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ from fedbabu.errors import ConfigError
 from fedbabu.runs.files import write_whole
 
 NAME_FILE = "run-name"  # in the folder of a run
+PERSONAL_FOLDER = "personal"  # there, or in a run folder: the fine-tuned models, CLIENT.safetensors
 
 
 def local_state_folder() -> Path:
@@ -47,8 +48,9 @@ class LocalStates:
 
     @property
     def clients(self) -> list[int]:
-        """The clients that have a state here."""
-        return sorted(int(path.name) for path in self.folder.glob("clients/*/"))
+        """The clients that have a state or a fine-tuned model here."""
+        with_state = {int(path.name) for path in self.folder.glob("clients/*/")}
+        return sorted(with_state | {int(path.stem) for path in self.folder.glob(f"{PERSONAL_FOLDER}/*.safetensors")})
 
     @property
     def num_bytes(self) -> int:

@@ -34,7 +34,17 @@ def test_the_help_says_what_each_command_is_for():
     shown = python("-m", "fedbabu", "--help")
     assert shown == python("-c", "from fedbabu.cli import main; main(['--help'])")
     lines = dict(re.findall(r"^  (\w+) +(\w.*\.)$", shown.split("Commands:")[1], flags=re.MULTILINE))
-    assert list(lines) == ["sweep", "report", "compare", "partition", "state", "app", "config"]
+    assert list(lines) == [
+        "sweep",
+        "report",
+        "compare",
+        "partition",
+        "personalize",
+        "predict",
+        "state",
+        "app",
+        "config",
+    ]
     assert not any(line.endswith("...") for line in lines.values())
 
 

@@ -1,0 +1,85 @@
+"""A finished run's model, fine-tuned to the images of someone who was not part of its training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fedbabu.config import RunConfig
+from fedbabu.data.dataset import ImageDataset, open_dataset
+from fedbabu.data.partitions.partition import too_small_client, whole_dataset
+from fedbabu.data.source import DataSpec
+from fedbabu.errors import ConfigError, RunError, listed
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.personal_model import PersonalModel
+from fedbabu.training.client import Client
+from fedbabu.training.device import training_device
+from fedbabu.training.evaluation import ClientResult
+from fedbabu.training.fine_tuning import fine_tune_client
+
+NEW_CLIENT = 0  # the number from which the random numbers of a new client are drawn
+
+
+def personalize(
+    run: RunFolder, data: DataSpec, part: str = "", num_epochs: int | None = None, device: str = "auto"
+) -> tuple[ClientResult, PersonalModel]:
+    """Fine-tune the global model of the last round to a dataset, as the run fine-tunes its clients.
+
+    Args:
+        run: A finished run.
+        data: The new client's images; its classes must be among those of the run.
+        part: The part to fine-tune, "head", "body" or "full"; empty for the run's own.
+        num_epochs: The number of epochs; None for the run's own.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        The accuracies on the test images before fine-tuning and after each epoch, and the fine-tuned model.
+
+    Raises:
+        RunError: If the run is not finished, or has no global model.
+        ConfigError: If the data do not fit the run.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path} is not the folder of a finished run.")
+    if not run.run_config.algorithm_spec.communicates:
+        name = run.config["algorithm"]
+        raise RunError(f"The run in {run.path} has no global model, because algorithm = '{name}' averages nothing.")
+    given = {"device": device, "finetune-part": part, "num-finetune-epochs": num_epochs}
+    config = RunConfig.from_flower(run.config | {key: value for key, value in given.items() if value not in ("", None)})
+    dataset = _as_the_run_saw_it(open_dataset(data), run)
+    partition = whole_dataset(dataset, NEW_CLIENT, config.seed)
+    if too_small := too_small_client(NEW_CLIENT, *(len(dataset.labels[split]) for split in ("train", "test"))):
+        raise ConfigError(f"'{data.dataset}' does not do: {too_small}.")
+    model, global_model = (run.build_model().to(training_device(device)) for _ in range(2))
+    global_model.load_state_dict(run.model())
+    client = Client(NEW_CLIENT, config, dataset, partition, model, global_model.eval())
+    result, _ = fine_tune_client(client, {}, config.num_rounds, NEW_CLIENT)
+    return result, PersonalModel.of_client(client)
+
+
+def _as_the_run_saw_it(dataset: ImageDataset, run: RunFolder) -> ImageDataset:
+    """The dataset with the classes and the normalization of a run; raises a ConfigError if it does not fit the run."""
+    image_shape, class_names = tuple(run.dataset["image-shape"]), tuple(run.recorded.get("class-names", ()))
+    if dataset.image_shape != image_shape:
+        raise ConfigError(
+            f"The images of '{dataset.name}' are {_in_words(dataset.image_shape)}: they must be "
+            f"{_in_words(image_shape)}, as in the run."
+        )
+    if unknown := [name for name in dataset.class_names if name not in class_names]:
+        raise ConfigError(
+            f"'{dataset.name}' has the classes {listed(unknown)}, which are not among those of the run: "
+            f"{listed(class_names)}."
+        )
+    normalization = run.recorded.get("normalization")  # none if every node had its own
+    if normalization:
+        mean, std = tuple(normalization["mean"]), tuple(normalization["std"])
+        dataset = replace(dataset, transform=replace(dataset.transform, mean=mean, std=std))
+    return dataset.with_class_names(class_names)
+
+
+def _in_words(image_shape: tuple[int, ...]) -> str:
+    channels, height, width = image_shape
+    return f"{height}×{width} pixels {'in grayscale' if channels == 1 else 'in colour'}"
+
+
+def default_output(data: str) -> Path:
+    """The file for a model that was fine-tuned to a folder of data, in the current folder."""
+    return Path(f"{Path(data).name}-model.safetensors")
