@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     ROUNDING = 7  # ties when numbers of test images are rounded
     DIAGNOSTICS = 8  # images whose features are recorded
     TEMPLATES = 9  # augmentation of the images whose features are one client's class templates
+    PRIVACY = 10  # the noise of differential privacy in a simulation
 
 
 def numpy_generator(seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:

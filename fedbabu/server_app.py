@@ -23,6 +23,7 @@ from fedbabu.runs.files import check_writable, remove_unfinished_files
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.initial_model import open_initial_model
 from fedbabu.runs.loggers import check_logger, open_logger
+from fedbabu.runs.privacy import check_accountant, privacy_spent
 from fedbabu.runs.progress import Progress, final_report
 from fedbabu.runs.resume import check_resumable, check_same_clients, resumed_config, runtime_overrides
 from fedbabu.strategy import SharedPartFedAvg
@@ -47,6 +48,7 @@ def main(grid: Grid, context: Context) -> None:
             check_keys_are_read(config)
             check_writable(config.results_folder, f"results-dir = '{config.results_dir}'")
         check_logger(config.logger)
+        check_accountant(config)
 
         # The clients, and the nodes that can serve them.
         clients = counted(config.num_clients, "client")
@@ -97,6 +99,7 @@ def main(grid: Grid, context: Context) -> None:
                 last.missing,
                 {metric: {"mean": cell.mean, "std": cell.std, "table": cell.table} for metric, cell in paper.items()},
                 best_round.server_round if best_round else None,
+                privacy_spent(config, run.rounds),
             )
             means = {f"final/{metric}": ours["mean"] for metric, ours in run.summary["accuracy"].items()}
             log({"round": config.num_rounds} | means)

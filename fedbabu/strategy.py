@@ -28,6 +28,7 @@ from fedbabu.runs.records import RoundRecord
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.training.aggregation import num_bytes, weighted_sum
 from fedbabu.training.diagnostics import mean_over_clients
+from fedbabu.training.privacy import noise_generator, with_noise
 from fedbabu.training.server_training import ServerTrainer
 
 RECONNECT_SECONDS = 10.0  # before a round is repeated because nodes had disconnected
@@ -233,7 +234,8 @@ class SharedPartFedAvg(FedAvg):
         if results:
             sums = weighted_sum((node.update, node.weight) for node in nodes)
             total_weight = sum(weights[client] for client in results)
-            model |= {name: (value / total_weight).to(model[name].dtype) for name, value in sums.items()}
+            mean = {name: (value / total_weight).to(model[name].dtype) for name, value in sums.items()}
+            model |= self._with_noise_of_privacy(mean, server_round, len(results))
             loss_sum = sum(results[client].loss * num_train[client] for client in sorted(results))
             record.train_loss = loss_sum / record.num_examples
         if num_accuracies:
@@ -353,6 +355,14 @@ class SharedPartFedAvg(FedAvg):
         if NOT_CONNECTED in record.failed.values():
             sleep(RECONNECT_SECONDS)
         record.attempts += 1
+
+    def _with_noise_of_privacy(self, mean: dict[str, Tensor], server_round: int, num_clients: int) -> dict[str, Tensor]:
+        """The mean of so many clients, with the noise of differential privacy if the server adds it."""
+        config = self.config
+        if not config.dp_noise_multiplier or config.dp_noise_by != "server":
+            return mean
+        generator = noise_generator(config.seed, server_round, reproducible=not self.federation.local_data)
+        return with_noise(mean, config.dp_noise_multiplier * config.dp_clipping_norm / num_clients, generator)
 
     @property
     def _shared_bytes(self) -> int:

@@ -34,7 +34,8 @@ RETIRED_KEYS = ("cuda-graph",)
 ADDED_KEYS: dict[str, Any] = {
     "protocol": "text", "partition-seed": -1, "head-blocks": 0, "weight-decay": 0.0, **PROTOCOLS["text"],
     "crop-padding": -1, "horizontal-flip": "", "min-examples-per-owner": 2, "device": "auto",
-    "keep-personalized": False,
+    "keep-personalized": False, "dp-clipping-norm": 0.0, "dp-noise-multiplier": 0.0, "dp-noise-by": "server",
+    "dp-delta": 1e-5,
 }  # fmt: skip
 
 # The values that the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").

@@ -143,6 +143,12 @@ class RunConfigKeys(BaseModel):
     distillation_divergence: Literal["kl", "mse"]
     distillation_temperature: PositiveFloat
 
+    # Privacy
+    dp_clipping_norm: NonNegativeFloat
+    dp_noise_multiplier: NonNegativeFloat
+    dp_noise_by: Literal["server", "clients"]
+    dp_delta: Annotated[float, Field(gt=0, lt=1)]
+
     # Running
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
     results_dir: NameOrPath

@@ -275,8 +275,36 @@ def check_combination(config: RunConfig) -> None:
             f"algorithm = '{name}' shares nothing, so the server has nothing to train: server-data-fraction must be "
             "0.0."
         )
+    if config.dp_clipping_norm or config.dp_noise_multiplier:
+        check_privacy(config)
     if not centralized and config.part_trained_on_server not in algorithm.shares:
         raise ConfigError(
             f"server-part = '{config.server_part}' is a part that '{name}' does not share: it must be within "
             f"'{(algorithm.shares.name or '').lower()}'."
+        )
+
+
+def check_privacy(config: RunConfig) -> None:
+    """Check that the keys of differential privacy fit to the others.
+
+    Raises:
+        ConfigError: Naming the keys that do not.
+    """
+    clipping = f"dp-clipping-norm = {config.dp_clipping_norm}"
+    if not config.dp_clipping_norm:
+        raise ConfigError(
+            f"dp-noise-multiplier = {config.dp_noise_multiplier} is relative to dp-clipping-norm, which is 0.0: set it."
+        )
+    if not config.clients_per_round or not config.algorithm_spec.communicates:
+        raise ConfigError(f"{clipping} is about what clients share, but in this run they share nothing: leave it out.")
+    if config.aggregation_weights != "clients":
+        raise ConfigError(
+            f"{clipping} bounds what a client changes, but with aggregation-weights = '{config.aggregation_weights}' a "
+            "client with many examples changes more: it must be 'clients'."
+        )
+    if config.server_data_fraction:
+        raise ConfigError(f"{clipping} does not protect images on the server: server-data-fraction must be 0.0.")
+    if config.protocol != "text":
+        raise ConfigError(
+            f"{clipping} does not protect what protocol = '{config.protocol}' shares besides: protocol must be 'text'."
         )

@@ -143,7 +143,7 @@ class Node:
 
     def client(self, client: int, networks: tuple[SplitNetwork, SplitNetwork]) -> Client:
         """One of the node's clients, ready for training or evaluation with these networks."""
-        return Client(client, self.config, self.dataset, self.partition, *networks)
+        return Client(client, self.config, self.dataset, self.partition, *networks, secret_noise=self.local_data)
 
 
 @cache

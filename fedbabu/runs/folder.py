@@ -265,11 +265,12 @@ class RunFolder:
         missing: Mapping[int, str],
         paper: Mapping[str, Mapping[str, Any]],
         best_round: int | None = None,
+        privacy: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the summary from the records of the clients and of the rounds, without writing summary.json yet.
 
-        It gets the reason for each client that could not be evaluated, the paper's mean, std and table by metric, and
-        the best of the evaluated rounds.
+        It gets the reason for each client that could not be evaluated, the paper's mean, std and table by metric, the
+        best of the evaluated rounds, and what the run's differential privacy is worth, if it has any.
         """
         rounds = self.rounds
         totals = ("seconds", "train_seconds", "evaluate_seconds", "bytes_sent", "bytes_received")
@@ -283,6 +284,7 @@ class RunFolder:
             **{name.replace("_", "-"): sum(getattr(record, name) for record in rounds) for name in totals},
             "failed": sum(len(record.failed) for record in rounds),
             "repeated-rounds": sum(record.attempts > 1 for record in rounds),
+            **({"privacy": privacy} if privacy else {}),
         }
 
     def write_summary(self) -> None:

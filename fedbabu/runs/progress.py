@@ -15,6 +15,7 @@ from fedbabu.heartbeat import Heartbeat, format_duration
 from fedbabu.models import SplitNetwork
 from fedbabu.runs.checkpoints import Checkpoint
 from fedbabu.runs.folder import RunFolder, clients_in_words
+from fedbabu.runs.privacy import privacy_in_words
 from fedbabu.runs.records import METRIC_TITLES, RoundRecord
 from fedbabu.runs.time_estimates import Cost
 
@@ -159,7 +160,7 @@ def final_report(run: RunFolder) -> str:
         notes += f"\n{failed} times, a client was left out of a round; rounds.jsonl says which, and why"
     return (
         f"\nMean ± std over {run.clients_covered}{notes}{' (difference from the paper)' if paper else ''}\n"
-        f"{text.getvalue()}{_protocols_in_words(run)}"
+        f"{text.getvalue()}{_protocols_in_words(run)}{privacy_in_words(summary, run.run_config)}"
         f"{format_duration(summary['seconds'])} in all, {summary['evaluate-seconds'] / summary['seconds']:.0%} of it "
         f"evaluating; {summary['bytes-sent'] / 1e6:.1f} MB of shared parameters to the clients for training, "
         f"{summary['bytes-received'] / 1e6:.1f} MB back\n"

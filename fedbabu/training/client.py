@@ -24,6 +24,7 @@ from fedbabu.training.device import training_device
 from fedbabu.training.diagnostics import ClassAccuracyCurve
 from fedbabu.training.evaluation import BestEpoch, ClientEvaluation, ClientResult
 from fedbabu.training.local_sgd import Deadline, LocalTrainingSettings, check_finite, train
+from fedbabu.training.privacy import clipped, noise_generator, with_noise
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Client:
     partition: Partition
     model: SplitNetwork
     global_model: SplitNetwork
+    secret_noise: bool = False  # whether noise of differential privacy must not follow from the seed
 
     def examples(self, split: str, of_client: int | None = None) -> Examples:
         """The examples of the split "train" or "test" of this or another client, on this process's device."""
@@ -113,6 +115,8 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
         curve = ClassAccuracyCurve(model, examples, client.whole_test_split(), client.dataset.transform)
     loss = _train_rounds(client, examples, algorithm.trains, training_rounds, deadline, curve)
     shared = _part_of(model, algorithm.shares)
+    if config.dp_clipping_norm:
+        shared = _private(client, shared, training_rounds[-1])
     if algorithm.trains_personal:
         client.reset_model(client_state)
         _train_rounds(client, examples, algorithm.trains_personal, training_rounds, deadline)
@@ -120,6 +124,16 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
     check_finite(loss, *shared.values(), *kept.values())
     curves = (curve.in_class, curve.out_of_class) if curve else ()
     return TrainedClient(shared, kept, len(examples), config.aggregation_weight(len(examples)), loss, *curves)
+
+
+def _private(client: Client, shared: State, training_round: int) -> dict[str, Tensor]:
+    """What the client shares, clipped and, if clients add the noise, with noise."""
+    config = client.config
+    shared = clipped(shared, client.global_model.state_dict(), config.dp_clipping_norm)
+    if config.dp_noise_by != "clients":
+        return shared
+    generator = noise_generator(config.seed, training_round, client.id, reproducible=not client.secret_noise)
+    return with_noise(shared, config.dp_noise_multiplier * config.dp_clipping_norm, generator)
 
 
 def _train_rounds(
