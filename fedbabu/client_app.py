@@ -8,6 +8,9 @@ import os
 # Before anything imports Ray: it hides the GPUs from workers that ask for none, and warns that it will stop doing so.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import re
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from time import perf_counter
 
@@ -23,13 +26,43 @@ from fedbabu.runs.files import check_writable
 from fedbabu.runs.local_states import PERSONAL_FOLDER, folder_of_run, local_state_folder
 from fedbabu.runs.personal_model import PersonalModel
 from fedbabu.training.aggregation import add_weighted
-from fedbabu.training.client import evaluate_client, train_client
+from fedbabu.training.client import Client, evaluate_client, train_client
 from fedbabu.training.fine_tuning import fine_tune_client
 
 app = ClientApp()
 
 
+Handler = Callable[[Message, Context], Message]
+
+
+def without_paths(text: object, context: Context) -> str:
+    """A text in which names stand for the paths of the node's data and of what it keeps, which do not leave it."""
+    shortened = str(text)
+    for folder, name in ((context.node_config.get("data-path"), "data"), (local_state_folder(), "client states")):
+        if folder:
+            absolute = os.path.abspath(Path(str(folder)).expanduser())
+            for path in {absolute, os.path.realpath(absolute)} - {"/"}:
+                shortened = re.sub(rf"{re.escape(path)}(?![^/'\":,;)\s])", Path(absolute).name or name, shortened)
+    return shortened
+
+
+def errors_without_paths(handler: Handler) -> Handler:
+    """A handler whose errors, which Flower sends to the server, have no paths of the node."""
+
+    @wraps(handler)
+    def handle(message: Message, context: Context) -> Message:
+        try:
+            return handler(message, context)
+        except Exception as error:
+            if (text := without_paths(error, context)) == str(error):
+                raise
+            raise RuntimeError(f"{type(error).__name__}: {text}") from error
+
+    return handle
+
+
 @app.query()
+@errors_without_paths
 def describe(message: Message, context: Context) -> Message:
     """Answer which clients this node can serve and what data they have, or why it cannot take part."""
     try:
@@ -37,14 +70,15 @@ def describe(message: Message, context: Context) -> Message:
         if node.local_data and _keeps_anything(node):
             check_writable(local_state_folder(), "The folder of client states (FEDBABU_STATE)")
         info = node.info()
-        info.notes = tuple(Node.for_the_server(note, context) for note in info.notes)
+        info.notes = tuple(without_paths(note, context) for note in info.notes)
         content = info.to_content()
     except ConfigError as error:
-        content = NodeInfo.refusal(error)
+        content = NodeInfo.refusal(ConfigError(without_paths(error, context)))
     return Message(content, reply_to=message)
 
 
 @app.train()
+@errors_without_paths
 def train_clients(message: Message, context: Context) -> Message:
     """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
     node, task, folder, networks = _unpack(message, context)
@@ -64,6 +98,7 @@ def train_clients(message: Message, context: Context) -> Message:
 
 
 @app.evaluate()
+@errors_without_paths
 def evaluate_clients(message: Message, context: Context) -> Message:
     """Evaluate the clients of the task; in the final evaluation, fine-tune each and measure it after every epoch."""
     node, task, folder, networks = _unpack(message, context)
@@ -75,7 +110,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
                 result, directions = fine_tune_client(client, client_state, task.server_round, task.last_sampled_client)
                 add_weighted(reply.direction_sums, directions)
                 if task.keep_models:
-                    PersonalModel.of_client(client).save(folder / PERSONAL_FOLDER / f"{number}.safetensors")
+                    _keep_model(client, folder / PERSONAL_FOLDER)
             else:
                 result = evaluate_client(client, client_state)
             reply.results[number] = result
@@ -83,6 +118,14 @@ def evaluate_clients(message: Message, context: Context) -> Message:
             reply.failed[number] = _failure_reason(error, context)
     reply.seconds = perf_counter() - started
     return Message(reply.to_content(), reply_to=message)
+
+
+def _keep_model(client: Client, folder: Path) -> None:
+    """Save a client's fine-tuned model; if that fails, a line says so, and what the client measured still counts."""
+    try:
+        PersonalModel.of_client(client).save(folder / f"{client.id}.safetensors")
+    except OSError as error:
+        print(f"The model of client {client.id} was not kept: {error}", flush=True)
 
 
 def _unpack(message: Message, context: Context) -> tuple[Node, Task, Path, tuple[SplitNetwork, SplitNetwork]]:
@@ -118,4 +161,4 @@ def _keeps_anything(node: Node) -> bool:
 def _failure_reason(error: Exception, context: Context) -> str:
     """Why a client failed, for the server."""
     reason = f"{NOT_FINITE}{error}" if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {error}"
-    return Node.for_the_server(reason, context)
+    return without_paths(reason, context)

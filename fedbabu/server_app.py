@@ -99,7 +99,7 @@ def main(grid: Grid, context: Context) -> None:
                 last.missing,
                 {metric: {"mean": cell.mean, "std": cell.std, "table": cell.table} for metric, cell in paper.items()},
                 best_round.server_round if best_round else None,
-                privacy_spent(config, run.rounds),
+                privacy_spent(config, run.path),
             )
             means = {f"final/{metric}": ours["mean"] for metric, ours in run.summary["accuracy"].items()}
             log({"round": config.num_rounds} | means)

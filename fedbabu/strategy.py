@@ -23,6 +23,7 @@ from fedbabu.runs.checkpoints import CHECKPOINTS_KEPT, Checkpoint, Checkpoints
 from fedbabu.runs.failures import all_diverged, diverged, no_client_evaluated, too_few_clients
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.loggers import Log
+from fedbabu.runs.privacy import note_release
 from fedbabu.runs.progress import Progress
 from fedbabu.runs.records import RoundRecord
 from fedbabu.seeding import Purpose, numpy_generator
@@ -198,6 +199,7 @@ class SharedPartFedAvg(FedAvg):
         record, training_rounds = self.record, self.config.training_rounds(server_round)
         record.clients = self.sample_clients(server_round, record.attempts, record.failed)
         record.learning_rate = self.config.learning_rate_in(training_rounds[-1])
+        note_release(self.config, self.run.path, record.clients)
         record.bytes_sent += len(record.clients) * self._shared_bytes
         task = self._task(server_round, record.clients, training_rounds)
         return self.messenger.messages(MessageType.TRAIN, task, arrays, config)

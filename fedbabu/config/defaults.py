@@ -22,10 +22,7 @@ def app_file(name: str) -> Path:
 PYPROJECT = app_file("pyproject.toml")
 
 # Runtime keys say how a run is carried out and do not change its results. A resumed run may be given new values.
-RUNTIME_KEYS = (
-    "device", "keep-personalized", "checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries",
-    "logger",
-)  # fmt: skip
+RUNTIME_KEYS = ("device", "checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "logger")
 
 # Keys of earlier versions that no longer exist and never changed a result; a recorded configuration may have them.
 RETIRED_KEYS = ("cuda-graph",)

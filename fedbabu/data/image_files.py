@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from fedbabu.data.decoding import TARGET_MODES
 from fedbabu.data.local_folder import IMAGE_SUFFIXES, list_files
@@ -39,7 +39,7 @@ def read_images(files: Sequence[Path], image_shape: tuple[int, int, int]) -> Ima
         try:
             with Image.open(file) as opened:
                 image = ImageOps.exif_transpose(opened)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # its kind depends on the image format and on the damage
             raise ConfigError(f"{file} cannot be read as an image: {error}.") from error
         if (image.width, image.height) != (width, height):
             raise ConfigError(

@@ -13,8 +13,11 @@ from fedbabu.federation.clients import Federation
 from fedbabu.federation.messages import Task, work_seconds
 from fedbabu.federation.pace import Pace
 
-RESENDS = 2  # how many times a client of a failed node is sent to another node, or again to the only one
+# A client whose node has failed is sent to another node, or again to the only one, after so many seconds the first and
+# the second time: in a simulation, a worker that died needs some to start again, and fails what it is sent meanwhile.
+RESEND_PAUSES = (2.0, 20.0)
 EXTRA_SECONDS = 120.0  # that a node may take besides the work of its clients
+RECONNECT_SECONDS = 10.0  # that the clients of a node wait which has disconnected, before they fail
 PULL_SECONDS = 1.0  # between two looks for replies in a real federation; a simulation's grid has its own interval
 NOT_CONNECTED = "no connected SuperNode offers it"  # the reason with which a client fails
 
@@ -70,6 +73,7 @@ class Delivery:
         self._sent: dict[str, _Sent] = {}  # the messages that are not answered yet, by id
         self._failing_nodes: set[int] = set()  # answered with an error
         self._failures: Counter[int] = Counter()  # how often each client's node failed
+        self._paused: list[tuple[float, int, list[int]]] = []  # clients to be sent again: from when, node, clients
 
     def run(self, report: Report) -> list[Message]:
         """Send the task's clients to their nodes, portion by portion; returns all replies without an error.
@@ -80,7 +84,8 @@ class Delivery:
         """
         replies: list[Message] = []
         started = answered = monotonic()
-        while self._send_portions():
+        alone_since: float | None = None  # since when clients have waited and no node could be sent any
+        while self._send_portions() or self._paused or any(self._waiting.values()):
             answers = list(self.grid.pull_messages(list(self._sent)))
             replies += [answer for answer in answers if self._is_success(answer)]
             self._give_up_silent_nodes()
@@ -89,6 +94,12 @@ class Delivery:
             else:
                 self._report(report, answered - started, monotonic() - answered)
                 sleep(pull_seconds(self.grid))
+            if not self._sent and not self._paused and any(self._waiting.values()):  # their nodes have disconnected
+                alone_since = alone_since or monotonic()
+                if monotonic() - alone_since > RECONNECT_SECONDS:
+                    break
+            else:
+                alone_since = None
         not_sent = [client for clients in self._waiting.values() for client in clients]
         self.failed |= dict.fromkeys(not_sent, NOT_CONNECTED)
         return replies
@@ -107,6 +118,10 @@ class Delivery:
 
     def _send_portions(self) -> bool:
         """Send clients to every node that has nothing to do; returns whether any message is not answered yet."""
+        for paused in [paused for paused in self._paused if paused[0] <= monotonic()]:
+            self._paused.remove(paused)
+            _, node, clients = paused
+            self._send_elsewhere(node, clients)
         busy = {sent.node for sent in self._sent.values()}
         if any(self._waiting.values()):
             for node in sorted(set(self.grid.get_node_ids()) - busy):
@@ -137,14 +152,17 @@ class Delivery:
         return portion
 
     def _is_success(self, reply: Message) -> bool:
-        """Take note of a reply to a message; if it is an error, its clients are sent to another node."""
+        """Take note of a reply to a message; if it is an error, its clients are sent again after a pause."""
         message_id = reply.metadata.reply_to_message_id
         sent = self._sent.pop(message_id)
         if reply.has_error():
             self._failing_nodes.add(sent.node)
             self._failures.update(sent.clients)
             self.failed |= dict.fromkeys(sent.clients, f"node {sent.node} failed: {reply.error.reason}")
-            self._send_elsewhere(sent.node, [c for c in sent.clients if self._failures[c] <= RESENDS])
+            self._send_elsewhere(sent.node, [])
+            for number, pause in enumerate(RESEND_PAUSES, 1):
+                if again := [client for client in sent.clients if self._failures[client] == number]:
+                    self._paused.append((monotonic() + pause, sent.node, again))
             return False
         self.silent_nodes.discard(sent.node)
         self.asked_clients[message_id] = sent.clients
@@ -163,7 +181,7 @@ class Delivery:
                 self._send_elsewhere(sent.node, [])
 
     def _send_elsewhere(self, node: int, clients: Sequence[int]) -> None:
-        """Let clients of a node, and all that wait for it, wait for other nodes; they fail if there is none."""
+        """Let clients of a node, and all that wait for it, wait for other nodes; they fail if no node offers them."""
         clients = [*clients, *self._waiting.pop(node, [])]
         unreliable = self.silent_nodes | self._failing_nodes
         assigned = self.federation.assign(clients, set(self.grid.get_node_ids()), unreliable)

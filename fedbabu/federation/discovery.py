@@ -17,6 +17,8 @@ from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.reply_checks import ReplyError
 from fedbabu.heartbeat import Heartbeat
 
+NEW_NODE_SECONDS = 60.0  # that a node which connects during a run may take to say what it offers
+SILENT_NODE_SECONDS = 600.0  # after which a node that did not is asked again
 NODE_WAIT_SECONDS = 60.0  # without a new node, before the run stops for lack of clients
 
 
@@ -63,6 +65,7 @@ class ReturningNodes:
         self.config = config
         self.federation = federation
         self._asked = {node for nodes in federation.nodes_of.values() for node in nodes}
+        self._silent_until: dict[int, float] = {}  # when a node that did not answer is asked again
 
     def ask_for(self, clients: Iterable[int]) -> None:
         """If some clients are on no connected node, ask the nodes that were never asked, and add what they offer.
@@ -72,16 +75,20 @@ class ReturningNodes:
         connected, nodes_of = set(self.grid.get_node_ids()), self.federation.nodes_of
         if all(connected.intersection(nodes_of[client]) for client in clients):
             return
-        for node in sorted(connected - self._asked):
-            try:
-                infos = _query(self.grid, [node], self.config, {}, Heartbeat())
-            except ConfigError as error:
-                self._asked.add(node)
-                print(f"SuperNode {node} is not used: {error}", flush=True)
+        waited_for = {node for node, until in self._silent_until.items() if monotonic() < until}
+        if not (new_nodes := sorted(connected - self._asked - waited_for)):
+            return
+        self._silent_until |= dict.fromkeys(new_nodes, monotonic() + NEW_NODE_SECONDS + SILENT_NODE_SECONDS)
+        for reply in _replies(self.grid, _queries(new_nodes, self.config), NEW_NODE_SECONDS, Heartbeat()):
+            node = reply.metadata.src_node_id
+            del self._silent_until[node]
+            if reply.has_error():  # its process may have died: it is asked again next time
                 continue
-            for info in infos.values():  # none if the node has failed, which is asked again then
-                self._asked.add(node)
-                self._add(node, info)
+            self._asked.add(node)
+            try:
+                self._add(node, _described(reply, self.config))
+            except ConfigError as error:
+                print(f"SuperNode {node} is not used: {error}", flush=True)
 
     def _add(self, node: int, info: NodeInfo) -> None:
         """Use a node for those of its clients whose data are the same as before."""
@@ -99,26 +106,36 @@ def _query(
     grid: Grid, nodes: Sequence[int], config: RunConfig, failures: dict[int, str], heartbeat: Heartbeat
 ) -> dict[int, NodeInfo]:
     """What nodes answer; why a node failed is put into `failures`, and the node is asked again later."""
-    content = RecordDict({"run-config": ConfigRecord(config.to_flower())})
-    queries = [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
     infos = {}
-    for reply in _replies(grid, queries, config.client_timeout, heartbeat):
+    for reply in _replies(grid, _queries(nodes, config), config.client_timeout, heartbeat):
         node = reply.metadata.src_node_id
         if reply.has_error():  # its process may have died
             failures[node] = f"failed: {reply.error.reason}"
             continue
-        try:
-            infos[node] = NodeInfo.from_content(reply.content)
-        except ReplyError as error:
-            raise ConfigError(f"The description of node {node} is refused: its {error}.") from error
-        num_classes = len(infos[node].class_names)
-        last_class = max((label for client in infos[node].clients.values() for label in client.classes), default=0)
-        if last_class >= num_classes:
-            raise ConfigError(f"Node {node} has images of class {last_class}, but names {num_classes} classes.")
-        if (last := max(infos[node].clients, default=0)) >= config.num_clients:
-            raise ConfigError(f"Node {node} has client {last}, but there are num-clients = {config.num_clients}.")
+        infos[node] = _described(reply, config)
         failures.pop(node, None)
     return infos
+
+
+def _queries(nodes: Iterable[int], config: RunConfig) -> list[Message]:
+    """The messages that ask nodes what they offer."""
+    content = RecordDict({"run-config": ConfigRecord(config.to_flower())})
+    return [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
+
+
+def _described(reply: Message, config: RunConfig) -> NodeInfo:
+    """What a node says that it offers; raises a ConfigError if it cannot take part, or if that cannot be."""
+    node = reply.metadata.src_node_id
+    try:
+        info = NodeInfo.from_content(reply.content)
+    except ReplyError as error:
+        raise ConfigError(f"The description of node {node} is refused: its {error}.") from error
+    num_classes = len(info.class_names)
+    if (last := max((label for each in info.clients.values() for label in each.classes), default=0)) >= num_classes:
+        raise ConfigError(f"Node {node} has images of class {last}, but names {num_classes} classes.")
+    if (last := max(info.clients, default=0)) >= config.num_clients:
+        raise ConfigError(f"Node {node} has client {last}, but there are num-clients = {config.num_clients}.")
+    return info
 
 
 def _replies(grid: Grid, queries: Sequence[Message], timeout: float, heartbeat: Heartbeat) -> Iterator[Message]:

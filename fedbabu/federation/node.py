@@ -5,7 +5,6 @@ and can serve all clients. A node that was started with `--node-config "data-pat
 serves client 3, with the local data in that folder.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -61,11 +60,8 @@ class Node:
                     f"The SuperNode with data-path = '{Path(folder).name}' has partition-id = {number!r}: it must be "
                     f"the number of its client, from 0 to num-clients - 1 = {config.num_clients - 1}."
                 )
-            try:
-                dataset = open_dataset(replace(config.data_spec, dataset=folder))
-                partition = whole_dataset(dataset, number, config.partition_spec.seed)
-            except ConfigError as error:
-                raise ConfigError(cls.for_the_server(error, context)) from error
+            dataset = open_dataset(replace(config.data_spec, dataset=folder))
+            partition = whole_dataset(dataset, number, config.partition_spec.seed)
             return cls(config, dataset, partition, [number], local_data=True)
         dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
         clients = partition.clients
@@ -114,16 +110,6 @@ class Node:
         if self.dataset.name not in KNOWN_DATASETS:  # theirs is documented, and that of others is a guess
             notes.append(f"Augmentation: {self.dataset.augmentation}")
         return tuple(notes)
-
-    @staticmethod
-    def for_the_server(text: object, context: Context) -> str:
-        """A text of a node in which the name of its data stands for their path, which does not leave the node."""
-        folder = str(context.node_config.get("data-path", ""))
-        paths = {folder, os.path.abspath(Path(folder).expanduser())} if folder else set()
-        shortened = str(text)
-        for path in sorted(paths, key=len, reverse=True):
-            shortened = shortened.replace(path, Path(path).name)
-        return shortened
 
     def with_class_names(self, class_names: ClassNames) -> "Node":
         """The same node, whose labels have the numbers of these class names; of its own ones if there are none."""

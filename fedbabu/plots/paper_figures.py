@@ -16,6 +16,7 @@ from fedbabu.plots import style
 from fedbabu.runs.folder import RunFolder
 
 MAX_CLASSES = 20  # that a reader can distinguish by colour and marker
+ROUNDING = 1e-6  # below which the distance between clients' weights is rounding
 MAX_CLASS_NAMES = 30  # that fit beside an axis
 
 # The classes of Figure 16, by dataset.
@@ -104,7 +105,7 @@ def layer_similarity(runs: Sequence[RunFolder]) -> Figure:
         for place, name in enumerate(body):
             color = colormaps["viridis_r"](0.1 + 0.9 * place / len(body))
             width = 3.5 - 2.5 * place / len(body)  # since the lines cover each other
-            axes.plot(*_distances(run, name), color=color, linewidth=width, label=named.get(name, "_"))
+            axes.plot(*_distances(run, name), ".-", color=color, linewidth=width, label=named.get(name, "_"))
         for name in _head_layers(run.similarity):
             axes.plot(*_distances(run, name), color="black", marker="o", markersize=4.5, linewidth=2, label="head")
         axes.set(xlabel="Fine-tuning epochs", ylabel="1 - cosine similarity between clients", yscale="log")
@@ -118,8 +119,11 @@ def layer_similarity(runs: Sequence[RunFolder]) -> Figure:
 
 
 def _distances(run: RunFolder, layer: str) -> tuple[list[int], list[float]]:
-    """The epochs of fine-tuning from the first on, and 1 minus the clients' mean cosine similarity after each."""
-    distances = [1.0 - cosine for cosine in run.similarity[layer][1:]]
+    """The epochs of fine-tuning from the first on, and 1 minus the clients' mean cosine similarity after each.
+
+    What is below ROUNDING, because the layer is not fine-tuned, is drawn there.
+    """
+    distances = [max(1.0 - cosine, ROUNDING) for cosine in run.similarity[layer][1:]]
     return list(range(1, len(distances) + 1)), distances
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fedbabu.errors import ConfigError
 from fedbabu.plots.style import algorithm_label, setting_title
 from fedbabu.reproduction.figures import figures
 from fedbabu.runs.folder import RunFolder
@@ -69,5 +70,7 @@ def open_results(folder: str | Path = "results", compared: Sequence[str] = ()) -
     federated = [run for run in all_runs if run.config["fraction-train"]]
     on_own_classes = [run for run in federated if not run.config["iid-test-set"]]
     chosen = [run for run in all_runs if run.path.name in compared]
+    if unknown := set(compared) - {run.path.name for run in chosen}:
+        raise ConfigError(f"There is no finished run of the name {', '.join(sorted(unknown))} in '{folder}'.")
     newest = on_own_classes or federated or all_runs
     return Results(all_runs, chosen or (newest_per_algorithm(newest) if newest else []))

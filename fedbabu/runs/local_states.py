@@ -43,8 +43,9 @@ class LocalStates:
 
     @property
     def run_name(self) -> str:
-        """The name of the run folder on the server."""
-        return (self.folder / NAME_FILE).read_text(encoding="utf-8")
+        """The name of the run folder on the server; a question mark if an earlier version did not note it."""
+        note = self.folder / NAME_FILE
+        return note.read_text(encoding="utf-8") if note.exists() else "?"
 
     @property
     def clients(self) -> list[int]:
@@ -72,8 +73,8 @@ class LocalStates:
 
 def local_states() -> list[LocalStates]:
     """The client states on this node, of the run that was written to longest ago first."""
-    found = [LocalStates(path.parent) for path in local_state_folder().glob(f"*/{NAME_FILE}")]
-    return sorted(found, key=lambda states: states.last_written)
+    found = [LocalStates(path) for path in local_state_folder().glob("*/") if not path.name.startswith(".")]
+    return sorted((states for states in found if states.num_bytes), key=lambda states: states.last_written)
 
 
 def find_states(run_ids: Sequence[str]) -> list[LocalStates]:

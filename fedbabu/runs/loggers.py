@@ -1,6 +1,7 @@
 """Experiment trackers: a run's scalars in TensorBoard, Weights & Biases or MLflow, besides the run folder."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
@@ -29,23 +30,36 @@ def open_logger(name: str, run: RunFolder, first_round: int) -> Iterator[Log]:
     if not name:
         yield lambda scalars: None
         return
-    with ExitStack() as stack:
-        try:
-            opened = stack.enter_context(LOGGERS[name](run, first_round))
-        except Exception as error:  # of any kind: each logger has its own
-            raise ConfigError(f"logger = '{name}' cannot be used: {error}") from error
-        failed = False
+    stack, failed = ExitStack(), False
+    try:
+        opened = stack.enter_context(LOGGERS[name](run, first_round))
+    except Exception as error:  # of any kind: each logger has its own
+        raise ConfigError(f"logger = '{name}' cannot be used: {error}") from error
 
-        def log(scalars: Mapping[str, Any]) -> None:
-            nonlocal failed
-            if not failed:
-                try:
-                    opened(scalars)
-                except Exception as error:
-                    failed = True
-                    print(f"logger = '{name}' failed, and the run goes on without it: {error}", flush=True)
+    def log(scalars: Mapping[str, Any]) -> None:
+        nonlocal failed
+        if not failed:
+            try:
+                opened(scalars)
+            except Exception as error:
+                failed = True
+                print(f"logger = '{name}' failed, and the run goes on without it: {error}", flush=True)
 
+    try:
         yield log
+    except BaseException:
+        _close(name, stack, sys.exc_info())
+        raise
+    _close(name, stack, (None, None, None))
+
+
+def _close(name: str, stack: ExitStack, run_error: tuple[Any, Any, Any]) -> None:
+    """Close a logger, which is told with what error the run stopped; a line says if that fails."""
+    try:
+        stack.__exit__(*run_error)
+    except Exception as error:
+        if error is not run_error[1]:
+            print(f"logger = '{name}' could not be closed: {error}", flush=True)
 
 
 def check_logger(name: str) -> None:

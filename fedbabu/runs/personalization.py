@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from fedbabu.algorithms import TrainedOn
 from fedbabu.config import RunConfig
 from fedbabu.data.dataset import ImageDataset, open_dataset
+from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions.partition import too_small_client, whole_dataset
 from fedbabu.data.source import DataSpec
 from fedbabu.errors import ConfigError, RunError, listed
@@ -21,7 +23,7 @@ NEW_CLIENT = 0  # the number from which the random numbers of a new client are d
 def personalize(
     run: RunFolder, data: DataSpec, part: str = "", num_epochs: int | None = None, device: str = "auto"
 ) -> tuple[ClientResult, PersonalModel]:
-    """Fine-tune the global model of the last round to a dataset, as the run fine-tunes its clients.
+    """Fine-tune a run's global model, of the round that its results are of, as the run fine-tunes its clients.
 
     Args:
         run: A finished run.
@@ -43,16 +45,29 @@ def personalize(
         name = run.config["algorithm"]
         raise RunError(f"The run in {run.path} has no global model, because algorithm = '{name}' averages nothing.")
     given = {"device": device, "finetune-part": part, "num-finetune-epochs": num_epochs}
-    config = RunConfig.from_flower(run.config | {key: value for key, value in given.items() if value not in ("", None)})
-    dataset = _as_the_run_saw_it(open_dataset(data), run)
+    changed = {key: value for key, value in given.items() if value not in ("", None)}
+    config = RunConfig.from_recorded(run.config | changed)
+    if any(phase.trains_on is not TrainedOn.TRAINING_IMAGES for phase in config.algorithm_spec.personalizes):
+        raise RunError(f"The run in {run.path} adapts its clients to test images, as the authors' code does.")
+    dataset = _as_the_run_saw_it(open_dataset(with_augmentation(data, run)), run)
     partition = whole_dataset(dataset, NEW_CLIENT, config.seed)
     if too_small := too_small_client(NEW_CLIENT, *(len(dataset.labels[split]) for split in ("train", "test"))):
         raise ConfigError(f"'{data.dataset}' does not do: {too_small}.")
     model, global_model = (run.build_model().to(training_device(device)) for _ in range(2))
-    global_model.load_state_dict(run.model())
+    best = run.measurement.evaluated_round == "best" and run.best_clients
+    global_model.load_state_dict(run.best_model() if best else run.model())
     client = Client(NEW_CLIENT, config, dataset, partition, model, global_model.eval())
     result, _ = fine_tune_client(client, {}, config.num_rounds, NEW_CLIENT)
     return result, PersonalModel.of_client(client)
+
+
+def with_augmentation(data: DataSpec, run: RunFolder) -> DataSpec:
+    """The dataset with the augmentation of a run: by its keys, or else of the known dataset that it had."""
+    spec, known = run.run_config.data_spec, KNOWN_DATASETS.get(run.dataset["name"])
+    padding, flip = spec.crop_padding, spec.flip
+    if known and padding < 0 and known.crop_padding is not None:
+        padding = known.crop_padding
+    return replace(data, crop_padding=padding, flip=known.flip if known and flip is None else flip)
 
 
 def _as_the_run_saw_it(dataset: ImageDataset, run: RunFolder) -> ImageDataset:

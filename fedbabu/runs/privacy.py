@@ -1,14 +1,17 @@
 """What the differential privacy of a run is worth, for its summary and its report."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fedbabu.config import RunConfig
 from fedbabu.errors import ConfigError, counted
-from fedbabu.runs.records import RoundRecord
 from fedbabu.training.privacy import epsilon
+
+RELEASES = "releases.jsonl"  # in the run folder: a line with the clients of every training task that was sent
 
 
 def check_accountant(config: RunConfig) -> None:
@@ -20,24 +23,35 @@ def check_accountant(config: RunConfig) -> None:
         )
 
 
-def privacy_spent(config: RunConfig, rounds: Sequence[RoundRecord]) -> dict[str, Any]:
-    """ε and δ of the rounds of a run, with which keys they are; empty without noise."""
+def note_release(config: RunConfig, run: Path, clients: Sequence[int]) -> None:
+    """Note, before clients are asked to train, that what they share may be seen, if the run adds noise.
+
+    The note stays when a round is repeated, or trained again by a resumed run, which releases more.
+    """
+    if config.dp_noise_multiplier:
+        with (run / RELEASES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(list(clients)) + "\n")
+
+
+def privacy_spent(config: RunConfig, run: Path) -> dict[str, Any]:
+    """ε and δ of the client that was asked to train most often, and how often that was; empty without noise."""
     if not config.dp_noise_multiplier:
         return {}
-    trained = Counter(client for record in rounds for client in record.clients if client not in record.failed)
-    spent = epsilon(
-        config.dp_noise_multiplier, config.dp_delta, config.num_clients, config.clients_per_round, trained, len(rounds),
-        noise_of_clients=config.dp_noise_by == "clients",
-    )  # fmt: skip
-    return {"epsilon": spent, "delta": config.dp_delta, "rounds": len(rounds)}
+    lines = (run / RELEASES).read_text(encoding="utf-8").splitlines()
+    most = max(Counter(client for line in lines for client in json.loads(line)).values())
+    return {
+        "epsilon": epsilon(config.dp_noise_multiplier, config.dp_delta, most),
+        "delta": config.dp_delta,
+        "releases": most,
+    }
 
 
 def privacy_in_words(summary: dict[str, Any], config: RunConfig) -> str:
     """A line of the final report about the privacy of a run; empty without noise."""
     if not (spent := summary.get("privacy")):
         return ""
-    how = f"clipping norm {config.dp_clipping_norm:g}, noise multiplier {config.dp_noise_multiplier:g}, noise"
+    times, bound = counted(spent["releases"], "time"), f"ε = {spent['epsilon']:.2f} at δ = {spent['delta']:g}"
     return (
-        f"Differential privacy of a client: ε = {spent['epsilon']:.2f} at δ = {spent['delta']:g} for the models of "
-        f"{counted(spent['rounds'], 'round')} ({how} by the {config.dp_noise_by}), not for losses, accuracies, counts\n"
+        f"Differential privacy: {bound} for what clients share, who trained at most {times} each; not for losses, "
+        "accuracies, counts and names\n"
     )

@@ -18,7 +18,7 @@ from fedbabu.config.protocols import MEASUREMENT_KEYS
 # Keys that a setting does not have: those of the data, which config.json describes, and those without influence.
 KEYS_BESIDE_THE_SETTING = {"dataset", "image-column", "label-column", "seed", *RUNTIME_KEYS, *RETIRED_KEYS}
 KEYS_BESIDE_THE_SETTING |= set(MEASUREMENT_KEYS)  # a run measures all that they choose from
-KEYS_BESIDE_THE_SETTING |= {"results-dir", "resume", "evaluate-every", "record", "dp-delta"}
+KEYS_BESIDE_THE_SETTING |= {"results-dir", "resume", "evaluate-every", "record", "keep-personalized", "dp-delta"}
 
 # Keys in which runs may differ that are shown beside each other.
 COMPARED_KEYS = ("algorithm", "protocol", "initial-model")

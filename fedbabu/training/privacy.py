@@ -6,12 +6,12 @@ multiplier z, is then added once by the server; or each client adds noise of the
 """
 
 import secrets
-from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedbabu.seeding import Purpose, torch_generator
+from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.training.aggregation import State
 
 
@@ -29,58 +29,41 @@ def clipped(shared: State, global_model: State, norm: float) -> dict[str, Tensor
     return {name: (global_model[name].double() + factor * updates[name]).to(shared[name].dtype) for name in shared}
 
 
-def with_noise(state: State, std: float, generator: torch.Generator) -> dict[str, Tensor]:
-    """Tensors on any device, with independent Gaussian noise of a standard deviation added to each of their numbers."""
-    return {
-        name: value + std * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
-        for name, value in state.items()
-    }
+def with_noise(state: State, std: float, generator: np.random.Generator) -> dict[str, Tensor]:
+    """Tensors on any device, with independent Gaussian noise of a standard deviation added to each of their numbers.
+
+    The noise is drawn in the order of the names, which is not that of the mapping: a resumed run has another.
+    """
+    drawn = {name: torch.from_numpy(generator.standard_normal(tuple(state[name].shape))) for name in sorted(state)}
+    return {name: value + (std * drawn[name]).to(value) for name, value in state.items()}
 
 
-def noise_generator(seed: int, *indices: int, reproducible: bool) -> torch.Generator:
+def noise_generator(seed: int, *indices: int, reproducible: bool) -> np.random.Generator:
     """The generator of the noise of a round, or of a client in a round.
 
     In a simulation it is reproducible. In a real federation the noise must be unknown to all, who know the seed of the
-    run, and comes from the operating system's secrets.
+    run: its key are 128 random bits of the operating system.
     """
     if reproducible:
-        return torch_generator(seed, Purpose.PRIVACY, *indices)
-    return torch.Generator().manual_seed(secrets.randbits(63))
+        return numpy_generator(seed, Purpose.PRIVACY, *indices)
+    return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
 
 
-def epsilon(
-    noise_multiplier: float,
-    delta: float,
-    num_clients: int,
-    clients_per_round: int,
-    rounds_of_client: Mapping[int, int],
-    num_rounds: int,
-    *,
-    noise_of_clients: bool,
-) -> float:
-    """The ε of a run for a δ, by the Rényi accountant of `dp_accounting`, if one client's data are replaced by others.
+def epsilon(noise_multiplier: float, delta: float, num_releases: int) -> float:
+    """The ε for a δ, by the Rényi accountant of `dp_accounting`, if one client's data are replaced by others.
 
     Replacing a client's data moves its clipped update by up to 2 C, so that the multiplier of the Gaussian mechanism is
-    half the noise multiplier. With noise of the server, a round samples clients without replacement; with noise of the
-    clients, nobody is hidden among others, and the client that was trained in most rounds decides.
+    half the noise multiplier. That clients are sampled gives nothing: who takes part follows from the seed, which all
+    nodes know.
 
     Args:
         noise_multiplier: z, above 0.
         delta: δ, between 0 and 1.
-        num_clients: N.
-        clients_per_round: How many of them a round samples.
-        rounds_of_client: In how many rounds each client was trained.
-        num_rounds: How many rounds were released.
-        noise_of_clients: Whether each client adds noise to its update, instead of the server to the mean.
+        num_releases: How many times the client was asked to train, and so may have changed what others saw.
     """
     import dp_accounting
     from dp_accounting.rdp import RdpAccountant
 
-    mechanism = dp_accounting.GaussianDpEvent(noise_multiplier / 2)
     accountant = RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE)
-    if noise_of_clients:
-        accountant.compose(mechanism, max(rounds_of_client.values(), default=0))
-    else:
-        sampled = dp_accounting.SampledWithoutReplacementDpEvent(num_clients, clients_per_round, mechanism)
-        accountant.compose(sampled if clients_per_round < num_clients else mechanism, num_rounds)
+    accountant.compose(dp_accounting.GaussianDpEvent(noise_multiplier / 2), num_releases)
     return float(accountant.get_epsilon(delta))

@@ -67,7 +67,7 @@ def deliver(monkeypatch):
         nodes = list(grid.seconds)
         nodes_of = {client: [nodes[client % len(nodes)]] if own else nodes for client in infos}
         federation = Federation(infos, nodes_of, False, "made", (1, 8, 8), ("0",), ("cpu",))
-        messenger = NodeMessenger(federation, grid, report)
+        messenger = NodeMessenger(federation, grid, None, report)
         task = Task(run="", run_id="", server_round=1, clients={client: [0] for client in infos}, training_rounds=[1])
         messages = messenger.messages(MessageType.TRAIN, task, ArrayRecord(), ConfigRecord())
         messenger.send(messages, timeout)

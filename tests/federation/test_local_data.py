@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from flwr.app import MessageType
+from flwr.app import Context, MessageType, RecordDict
 from safetensors.torch import load_file
 from support.errors import config_error
 from support.faults import fail_clients
 from support.in_process import run_server, tasks
 from support.local_data import LOCAL_DATA, nodes_with_local_data
 
+from fedbabu.client_app import without_paths
 from fedbabu.errors import ConfigError, RunError
 
 
@@ -41,7 +42,7 @@ def test_client_states_stay_in_the_folder_of_the_node(config, tmp_path, monkeypa
 def test_a_folder_for_client_states_that_cannot_be_written_is_named_before_training(config, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "file" / "state"))
-    with config_error("FEDBABU_STATE", "/file/state"):
+    with config_error("FEDBABU_STATE", "state: Not a directory"):
         run_server(config | {"algorithm": "fedper"}, node_configs=nodes_with_local_data(tmp_path))
 
 
@@ -77,3 +78,33 @@ def test_a_refusal_names_the_data_without_their_path(config, tmp_path):
     with pytest.raises(ConfigError, match=r"'nothing'") as refused:
         run_server(config, node_configs=nodes)
     assert str(tmp_path) not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("data_path", "text", "shown"),
+    [
+        ("/data/mine", "/data/mine/cats/1.png is damaged", "mine/cats/1.png is damaged"),
+        ("/data/mine/", "dataset = '/data/mine' is empty: give another", "dataset = 'mine' is empty: give another"),
+        ("/data/mine", "/data/mine2/1.png is another's", "/data/mine2/1.png is another's"),
+        ("/", "/a/b.png is damaged", "/a/b.png is damaged"),
+        (".", "client-timeout = 3600.0 s. See ./x.png", "client-timeout = 3600.0 s. See ./x.png"),
+    ],
+)
+def test_only_whole_paths_are_replaced(data_path, text, shown):
+    context = Context(run_id=1, node_id=1, node_config={"data-path": data_path}, state=RecordDict(), run_config={})
+    assert without_paths(text, context) == shown
+
+
+def test_an_error_of_any_kind_has_no_path_of_the_node(config, tmp_path, monkeypatch):
+    nodes = nodes_with_local_data(tmp_path)
+    states = tmp_path / "states"
+    monkeypatch.setenv("FEDBABU_STATE", str(states))
+
+    def fail(*arguments):
+        raise PermissionError(13, "Permission denied", str(states / "clients" / "1"))
+
+    monkeypatch.setattr("fedbabu.client_app._folder_for_what_is_kept", fail)
+    with pytest.raises(RunError) as stopped:
+        run_server(config, node_configs=nodes)
+    assert "states/clients/1" in str(stopped.value)
+    assert str(tmp_path) not in str(stopped.value).split("node 1")[1]

@@ -14,11 +14,13 @@ from fedbabu import client_app
 from fedbabu.cli import main
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions.partition import open_simulated_data
+from fedbabu.data.source import DataSpec
 from fedbabu.errors import RunError
 from fedbabu.models import build_model
 from fedbabu.models.fixed_statistics import measure_statistics
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.personal_model import PersonalModel
+from fedbabu.runs.personalization import with_augmentation
 
 DIGITS = tuple(range(10))
 
@@ -239,3 +241,25 @@ def test_a_run_without_a_global_model_is_refused(run_config, newcomer):
     run, _ = run_server(run_config | {"algorithm": "local-only", "num-server-rounds": 1})
     with pytest.raises(SystemExit, match="has no global model"):
         main(["personalize", "--run", str(RunFolder(run.path).path), "--data", str(newcomer)])
+
+
+def test_a_model_that_cannot_be_saved_does_not_cost_the_clients_result(tiny_config, monkeypatch, capsys):
+    def fail(model, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(PersonalModel, "save", fail)
+    run, _ = run_server(tiny_config | {"keep-personalized": True, "record": "similarity"})
+    assert run.summary["missing"] == {}
+    assert "The model of client 3 was not kept" in capsys.readouterr().out
+
+
+def test_a_run_that_adapts_to_test_images_is_refused(run_config, newcomer):
+    run, _ = run_server(run_config | {"algorithm": "per-fedavg", "protocol": "code", "num-server-rounds": 1})
+    with pytest.raises(SystemExit, match="adapts its clients to test images"):
+        main(["personalize", "--run", str(run.path), "--data", str(newcomer)])
+
+
+def test_a_newcomer_is_augmented_as_the_run_was(tiny_config, newcomer):
+    run, _ = run_server(tiny_config | {"crop-padding": 1, "horizontal-flip": "no", "num-server-rounds": 1})
+    spec = with_augmentation(DataSpec(str(newcomer), "picture", "kind"), run)
+    assert (spec.crop_padding, spec.flip) == (1, False)
