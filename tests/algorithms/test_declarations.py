@@ -133,6 +133,7 @@ def test_too_many_head_blocks_are_refused(tiny_config):
         run_server(tiny_config | SHORT | {"head-blocks": 4})
 
 
+@pytest.mark.slow
 def test_the_running_statistics_of_a_res_net_are_averaged(tiny_config):
     run, _ = run_server(
         tiny_config | SHORT | {"algorithm": "fedbabu", "model-name": "ResNet10", "num-server-rounds": 1}

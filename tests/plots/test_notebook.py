@@ -4,6 +4,7 @@ import json
 import re
 
 import nbformat
+import pytest
 from support import PROJECT
 from support.notebooks import NOTEBOOK, execute_notebook, text_of
 from support.run_folders import copy_run
@@ -11,6 +12,7 @@ from support.run_folders import copy_run
 NO_RUNS = "There are no runs of what this figure shows"
 
 
+@pytest.mark.slow
 def test_the_notebook_draws_all_diagnostics(diagnosed, centralized, by_head_init, tmp_path):
     results = tmp_path / "results"
     for run in [*diagnosed, *centralized[1:], by_head_init[2]]:

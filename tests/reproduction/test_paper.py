@@ -140,6 +140,7 @@ def test_every_cell_has_one_place_on_paper():
         assert len(places) == COUNTS[number][1]
 
 
+@pytest.mark.slow
 def test_cells_that_two_tables_print_agree():
     """Every cell is found by its own setting, a valid one, as the first table with that setting prints it."""
     num_shared = 0

@@ -55,6 +55,7 @@ def test_tensorboard_has_the_scalars_of_a_resumed_run_once(run_in_two_parts):
     check_final(run, {tag: events.Scalars(tag)[0].value for tag in tags})
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_scalars_of_a_resumed_run_in_one_run(run_in_two_parts, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     from mlflow import MlflowClient
@@ -69,6 +70,7 @@ def test_mlflow_has_the_scalars_of_a_resumed_run_in_one_run(run_in_two_parts, mo
     check_final(run, tracked.data.metrics)
 
 
+@pytest.mark.slow
 def test_wandb_has_the_scalars_offline_for_who_is_not_logged_in(run_in_two_parts, monkeypatch, tmp_path):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)

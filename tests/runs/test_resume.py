@@ -94,6 +94,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(config, undisturbed, monkeypat
     assert min(trained) == last_round // 2 * 2 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ditto", "per-fedavg", "lg-fedavg"])
 @pytest.mark.parametrize("failing_round", [3, 7])
 def test_a_run_as_in_the_code_is_resumed_after_training_or_before_its_end(
