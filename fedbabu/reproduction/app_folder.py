@@ -22,4 +22,8 @@ def app_folder() -> Path:
 def _copy_app(folder: Path) -> None:
     """Put the package, and beside it what a wheel has in it instead, into a new folder."""
     shutil.copytree(IN_WHEEL, folder)
+    # Flower refuses to leave out what is not there: the wheel has no tests, docs and results.
+    pyproject = folder / "pyproject.toml"
+    lines = pyproject.read_text(encoding="utf-8").splitlines(keepends=True)
+    pyproject.write_text("".join(line for line in lines if not line.startswith("fab-exclude")), encoding="utf-8")
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", IN_WHEEL.name))

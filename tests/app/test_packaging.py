@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+from support.flower import BIN
 
 from fedbabu.reproduction.app_folder import app_folder
 
@@ -67,8 +68,12 @@ def test_a_wheel_has_an_app_folder_for_flower(installed, tmp_path):
     folder = Path(in_wheel(installed, code, tmp_path).strip())
     assert folder.is_relative_to(tmp_path / "cache")
     assert Path(in_wheel(installed, code, tmp_path).strip()) == folder
-    for name in ("pyproject.toml", "README.md", "LICENSE", "conf/quickstart.toml", "fedbabu/server_app.py"):
+    for name in ("README.md", "LICENSE", "conf/quickstart.toml", "fedbabu/server_app.py"):
         assert (folder / name).read_bytes() == (REPOSITORY / name).read_bytes()
+    # Flower refuses to leave out folders that a wheel does not have.
+    built = subprocess.run([BIN / "flwr", "build", "--app", folder], cwd=tmp_path, text=True, capture_output=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert list(tmp_path.glob("*.fab"))
     assert not (folder / "fedbabu" / "_app").exists()
     assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
 
