@@ -164,7 +164,7 @@ def personalize(
 
     from fedbabu.data.source import DataSpec
     from fedbabu.runs.folder import RunFolder
-    from fedbabu.runs.personalization import default_output, personalize
+    from fedbabu.runs.personalization import personalize
 
     spec = DataSpec(data, image_column, label_column, test_fraction=test_fraction)
     folder = RunFolder(run)
@@ -180,7 +180,7 @@ def personalize(
     )
     templates = folder.measurement.templates
     print(table.to_string(index=False), f"without head: {result.without_head_accuracy[templates]:.2f} %", sep="\n")
-    path = (output or default_output(data)).absolute()
+    path = (output or Path(f"{Path(data).name}-model.safetensors")).absolute()
     model.save(path)
     print(f"Model: {path}")
 
@@ -196,9 +196,9 @@ def predict(
     import pandas as pd
 
     from fedbabu.data.image_files import find_images, read_images
-    from fedbabu.runs.personal_model import PersonalModel
+    from fedbabu.runs.classifier import Classifier
 
-    loaded, files = PersonalModel.load(model), find_images(data)
+    loaded, files = Classifier.load(model), find_images(data)
     portions = (files[start : start + 1000] for start in range(0, len(files), 1000))  # all pixels might not fit
     probabilities = np.concatenate([loaded.probabilities(read_images(few, loaded.image_shape)) for few in portions])
     table = pd.DataFrame(

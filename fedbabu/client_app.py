@@ -22,9 +22,9 @@ from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, NodeInfo, Tas
 from fedbabu.federation.node import Node
 from fedbabu.models import SplitNetwork
 from fedbabu.runs.checkpoints import ClientStore
+from fedbabu.runs.classifier import Classifier
 from fedbabu.runs.files import check_writable
 from fedbabu.runs.local_states import PERSONAL_FOLDER, folder_of_run, local_state_folder
-from fedbabu.runs.personal_model import PersonalModel
 from fedbabu.training.aggregation import add_weighted
 from fedbabu.training.client import Client, evaluate_client, train_client
 from fedbabu.training.fine_tuning import fine_tune_client
@@ -123,7 +123,7 @@ def evaluate_clients(message: Message, context: Context) -> Message:
 def _keep_model(client: Client, folder: Path) -> None:
     """Save a client's fine-tuned model; if that fails, a line says so, and what the client measured still counts."""
     try:
-        PersonalModel.of_client(client).save(folder / f"{client.id}.safetensors")
+        Classifier.of_client(client).save(folder / f"{client.id}.safetensors")
     except OSError as error:
         print(f"The model of client {client.id} was not kept: {error}", flush=True)
 

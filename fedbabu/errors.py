@@ -27,6 +27,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def plus_minus(mean: float, std: float) -> str:
+    """A mean and a standard deviation in percent, as tables show them: "88.60 ± 9.13"."""
+    return f"{mean:.2f} ± {std:.2f}"
+
+
 def listed(values: Iterable[object], most: int = 5) -> str:
     """The first few values in one line: "cat, dog and 3 more"."""
     texts = [str(value) for value in values]

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedbabu.algorithms import Evaluation as EvaluationRule
 from fedbabu.config import RunConfig
 from fedbabu.federation.clients import Federation
-from fedbabu.federation.delivery import NOT_CONNECTED
+from fedbabu.federation.delivery import NOT_CONNECTED, RECONNECT_SECONDS
 from fedbabu.federation.evaluation import Evaluation, collect_evaluation
 from fedbabu.federation.messages import Task, TrainReply
 from fedbabu.federation.messenger import NodeMessenger
@@ -27,12 +27,10 @@ from fedbabu.runs.privacy import note_release
 from fedbabu.runs.progress import Progress
 from fedbabu.runs.records import RoundRecord
 from fedbabu.seeding import Purpose, numpy_generator
-from fedbabu.training.aggregation import num_bytes, weighted_sum
+from fedbabu.training.aggregation import weighted_sum
 from fedbabu.training.diagnostics import mean_over_clients
-from fedbabu.training.privacy import noise_generator, with_noise
+from fedbabu.training.privacy import private_mean
 from fedbabu.training.server_training import ServerTrainer
-
-RECONNECT_SECONDS = 10.0  # before a round is repeated because nodes had disconnected
 
 
 class SharedPartFedAvg(FedAvg):
@@ -200,7 +198,6 @@ class SharedPartFedAvg(FedAvg):
         record.clients = self.sample_clients(server_round, record.attempts, record.failed)
         record.learning_rate = self.config.learning_rate_in(training_rounds[-1])
         note_release(self.config, self.run.path, record.clients)
-        record.bytes_sent += len(record.clients) * self._shared_bytes
         task = self._task(server_round, record.clients, training_rounds)
         return self.messenger.messages(MessageType.TRAIN, task, arrays, config)
 
@@ -224,7 +221,6 @@ class SharedPartFedAvg(FedAvg):
         nodes = list(self.messenger.parse(replies, TrainReply, num_train, weights, shared, num_accuracies))
         failed = self.messenger.failed
         results = {client: result for node in nodes for client, result in node.results.items()}
-        record.bytes_received += len(results) * self._shared_bytes
         record.failed = {c: reason for c, reason in record.failed.items() if c not in record.clients} | failed
         if all_diverged(failed) and len(failed) > 1 and not results:
             raise diverged(config, record, f"the loss of all {len(failed)} clients", failed)
@@ -237,7 +233,7 @@ class SharedPartFedAvg(FedAvg):
             sums = weighted_sum((node.update, node.weight) for node in nodes)
             total_weight = sum(weights[client] for client in results)
             mean = {name: (value / total_weight).to(model[name].dtype) for name, value in sums.items()}
-            model |= self._with_noise_of_privacy(mean, server_round, len(results))
+            model |= private_mean(mean, len(results), config, server_round, secret=self.federation.local_data)
             loss_sum = sum(results[client].loss * num_train[client] for client in sorted(results))
             record.train_loss = loss_sum / record.num_examples
         if num_accuracies:
@@ -266,13 +262,7 @@ class SharedPartFedAvg(FedAvg):
             return []
         if self.server_trainer:
             self.record.test_accuracy = self.server_trainer.test_accuracy(self.global_model)
-        task = self._task(
-            server_round,
-            self._clients_with_model(),
-            [],
-            personalize=self._personalizes_after(server_round),
-            keep_models=self.config.keep_personalized and server_round == self.config.num_rounds,
-        )
+        task = self._task(server_round, self._clients_with_model(), [], self._personalizes_after(server_round))
         return self.messenger.messages(MessageType.EVALUATE, task, arrays, config)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -305,21 +295,13 @@ class SharedPartFedAvg(FedAvg):
         """
         every_round = self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND
         server_round = best.server_round if every_round else self.config.num_rounds
-        keep_models = self.config.keep_personalized and self.config.evaluated_round == "best"
-        self.best_evaluation = self._evaluate_clients(
-            best.model, best.client_state_rounds, server_round, personalize=True, keep_models=keep_models
-        )
+        self.best_evaluation = self._evaluate_clients(best.model, best.client_state_rounds, server_round, True)
 
     def _evaluate_clients(
-        self,
-        model: Mapping[str, Tensor],
-        states: Mapping[int, int],
-        server_round: int,
-        personalize: bool = False,
-        keep_models: bool = False,
+        self, model: Mapping[str, Tensor], states: Mapping[int, int], server_round: int, personalize: bool = False
     ) -> Evaluation:
         """Evaluate all clients with a model and their states of some rounds, with the draws of a round."""
-        task = self._task(server_round, self._clients_with_model(), [], personalize, states, keep_models)
+        task = self._task(server_round, self._clients_with_model(), [], personalize, states)
         messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(model)), self._run_config)
         return self._collect(self.messenger.send(messages, self._timeout), personalize)
 
@@ -358,19 +340,6 @@ class SharedPartFedAvg(FedAvg):
             sleep(RECONNECT_SECONDS)
         record.attempts += 1
 
-    def _with_noise_of_privacy(self, mean: dict[str, Tensor], server_round: int, num_clients: int) -> dict[str, Tensor]:
-        """The mean of so many clients, with the noise of differential privacy if the server adds it."""
-        config = self.config
-        if not config.dp_noise_multiplier or config.dp_noise_by != "server":
-            return mean
-        generator = noise_generator(config.seed, server_round, reproducible=not self.federation.local_data)
-        return with_noise(mean, config.dp_noise_multiplier * config.dp_clipping_norm / num_clients, generator)
-
-    @property
-    def _shared_bytes(self) -> int:
-        """Bytes of the part of the model that a client gets from the server, and sends back."""
-        return num_bytes(self.global_model, self.config.algorithm_spec.shares.names(self.global_model))
-
     def _task(
         self,
         server_round: int,
@@ -378,12 +347,15 @@ class SharedPartFedAvg(FedAvg):
         training_rounds: list[int],
         personalize: bool = False,
         start_states: Mapping[int, int] | None = None,
-        keep_models: bool = False,
     ) -> Task:
         """A task for clients, whose states of now, of the best round and of checkpoints must not be deleted.
 
-        They start from their states of now, or from those of the rounds in start_states.
+        They start from their states of now, or from those of the rounds in start_states, as after the best round. In
+        the final evaluation, their fine-tuned models are kept of the round that the results are of.
         """
+        config = self.config
+        final = personalize and self._last_trained_round == config.num_rounds
+        are_results = start_states is None or config.evaluated_round == "best"
         needed: list[Mapping[int, int]] = [self.client_state_rounds if start_states is None else start_states]
         needed += self.final_client_states
         needed += [states for of_checkpoint in self._checkpointed.values() for states in of_checkpoint]
@@ -396,7 +368,7 @@ class SharedPartFedAvg(FedAvg):
             last_sampled_client=self._last_sampled_client(server_round),
             class_names=self.federation.class_names if self.federation.local_data else (),
             personalize=personalize,
-            keep_models=keep_models,
+            keep_models=config.keep_personalized and final and are_results,
         )
 
     def _last_sampled_client(self, server_round: int) -> int:

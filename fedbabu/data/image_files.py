@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from fedbabu.data.decoding import TARGET_MODES
+from fedbabu.data.decoding import open_image
 from fedbabu.data.local_folder import IMAGE_SUFFIXES, list_files
 from fedbabu.data.source import ImageArray
 from fedbabu.errors import ConfigError
@@ -37,16 +36,13 @@ def read_images(files: Sequence[Path], image_shape: tuple[int, int, int]) -> Ima
     pixels = np.empty((len(files), height, width, channels), np.uint8)
     for row, file in enumerate(files):
         try:
-            with Image.open(file) as opened:
-                image = ImageOps.exif_transpose(opened)
-        except Exception as error:  # its kind depends on the image format and on the damage
-            raise ConfigError(f"{file} cannot be read as an image: {error}.") from error
+            image = open_image(file)
+        except ValueError as error:
+            raise ConfigError(f"{file} cannot be used: {error}.") from error
         if (image.width, image.height) != (width, height):
             raise ConfigError(
                 f"{file} has {image.height}×{image.width} pixels: it must have {height}×{width}, as the model's images."
             )
-        if image.mode not in TARGET_MODES:
-            raise ConfigError(f"{file} is in mode {image.mode}: it must be one of {', '.join(TARGET_MODES)}.")
         converted = np.asarray(image.convert("L" if channels == 1 else "RGB"))
         pixels[row] = converted.reshape(height, width, channels)
     return pixels

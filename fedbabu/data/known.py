@@ -88,3 +88,9 @@ KNOWN_DATASETS = {
         num_examples=(1_440, 300), image_shape=(1, 16, 16),
     ),
 }  # fmt: skip
+
+
+def dataset_title(name: str) -> str:
+    """What figures and tables call a dataset: the title of a known one, or otherwise its name."""
+    known = KNOWN_DATASETS.get(name)
+    return known.title if known else name

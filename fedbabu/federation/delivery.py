@@ -17,7 +17,7 @@ from fedbabu.federation.pace import Pace
 # the second time: in a simulation, a worker that died needs some to start again, and fails what it is sent meanwhile.
 RESEND_PAUSES = (2.0, 20.0)
 EXTRA_SECONDS = 120.0  # that a node may take besides the work of its clients
-RECONNECT_SECONDS = 10.0  # that the clients of a node wait which has disconnected, before they fail
+RECONNECT_SECONDS = 10.0  # that disconnected nodes are given, before their clients fail or a round is repeated
 PULL_SECONDS = 1.0  # between two looks for replies in a real federation; a simulation's grid has its own interval
 NOT_CONNECTED = "no connected SuperNode offers it"  # the reason with which a client fails
 
@@ -73,7 +73,7 @@ class Delivery:
         self._sent: dict[str, _Sent] = {}  # the messages that are not answered yet, by id
         self._failing_nodes: set[int] = set()  # answered with an error
         self._failures: Counter[int] = Counter()  # how often each client's node failed
-        self._paused: list[tuple[float, int, list[int]]] = []  # clients to be sent again: from when, node, clients
+        self._paused: dict[int, float] = {}  # from when on each client whose node failed is sent again
 
     def run(self, report: Report) -> list[Message]:
         """Send the task's clients to their nodes, portion by portion; returns all replies without an error.
@@ -84,7 +84,7 @@ class Delivery:
         """
         replies: list[Message] = []
         started = answered = monotonic()
-        alone_since: float | None = None  # since when clients have waited and no node could be sent any
+        connected = monotonic()  # when some node was last busy, or about to be
         while self._send_portions() or self._paused or any(self._waiting.values()):
             answers = list(self.grid.pull_messages(list(self._sent)))
             replies += [answer for answer in answers if self._is_success(answer)]
@@ -94,12 +94,10 @@ class Delivery:
             else:
                 self._report(report, answered - started, monotonic() - answered)
                 sleep(pull_seconds(self.grid))
-            if not self._sent and not self._paused and any(self._waiting.values()):  # their nodes have disconnected
-                alone_since = alone_since or monotonic()
-                if monotonic() - alone_since > RECONNECT_SECONDS:
-                    break
-            else:
-                alone_since = None
+            if self._sent or self._paused:
+                connected = monotonic()
+            elif monotonic() - connected > RECONNECT_SECONDS:  # the nodes of those that wait have disconnected
+                break
         not_sent = [client for clients in self._waiting.values() for client in clients]
         self.failed |= dict.fromkeys(not_sent, NOT_CONNECTED)
         return replies
@@ -118,10 +116,9 @@ class Delivery:
 
     def _send_portions(self) -> bool:
         """Send clients to every node that has nothing to do; returns whether any message is not answered yet."""
-        for paused in [paused for paused in self._paused if paused[0] <= monotonic()]:
-            self._paused.remove(paused)
-            _, node, clients = paused
-            self._send_elsewhere(node, clients)
+        ready = [client for client, until in self._paused.items() if until <= monotonic()]
+        self._paused = {client: until for client, until in self._paused.items() if client not in ready}
+        self._let_wait(ready)
         busy = {sent.node for sent in self._sent.values()}
         if any(self._waiting.values()):
             for node in sorted(set(self.grid.get_node_ids()) - busy):
@@ -159,10 +156,10 @@ class Delivery:
             self._failing_nodes.add(sent.node)
             self._failures.update(sent.clients)
             self.failed |= dict.fromkeys(sent.clients, f"node {sent.node} failed: {reply.error.reason}")
-            self._send_elsewhere(sent.node, [])
-            for number, pause in enumerate(RESEND_PAUSES, 1):
-                if again := [client for client in sent.clients if self._failures[client] == number]:
-                    self._paused.append((monotonic() + pause, sent.node, again))
+            self._let_wait(self._waiting.pop(sent.node, []))
+            for client in sent.clients:
+                if (failures := self._failures[client]) <= len(RESEND_PAUSES):
+                    self._paused[client] = monotonic() + RESEND_PAUSES[failures - 1]
             return False
         self.silent_nodes.discard(sent.node)
         self.asked_clients[message_id] = sent.clients
@@ -178,16 +175,16 @@ class Delivery:
                 self.silent_nodes.add(sent.node)
                 reason = f"node {sent.node} did not answer within {sent.limit:.0f} s"
                 self.failed |= dict.fromkeys(sent.clients, reason)
-                self._send_elsewhere(sent.node, [])
+                self._let_wait(self._waiting.pop(sent.node, []))
 
-    def _send_elsewhere(self, node: int, clients: Sequence[int]) -> None:
-        """Let clients of a node, and all that wait for it, wait for other nodes; they fail if no node offers them."""
-        clients = [*clients, *self._waiting.pop(node, [])]
-        unreliable = self.silent_nodes | self._failing_nodes
-        assigned = self.federation.assign(clients, set(self.grid.get_node_ids()), unreliable)
-        for other, ids in assigned.items():
-            self._waiting.setdefault(other, []).extend(ids)
-        self.failed |= dict.fromkeys(set(clients).difference(*assigned.values()), NOT_CONNECTED)
+    def _let_wait(self, clients: Sequence[int]) -> None:
+        """Let clients wait for nodes, rather for those that have not failed; they fail if no node offers them."""
+        if clients:
+            unreliable = self.silent_nodes | self._failing_nodes
+            assigned = self.federation.assign(clients, set(self.grid.get_node_ids()), unreliable)
+            for node, ids in assigned.items():
+                self._waiting.setdefault(node, []).extend(ids)
+            self.failed |= dict.fromkeys(set(clients).difference(*assigned.values()), NOT_CONNECTED)
 
 
 def pull_seconds(grid: Grid) -> float:

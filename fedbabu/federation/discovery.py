@@ -67,12 +67,12 @@ class ReturningNodes:
         self._asked = {node for nodes in federation.nodes_of.values() for node in nodes}
         self._silent_until: dict[int, float] = {}  # when a node that did not answer is asked again
 
-    def ask_for(self, clients: Iterable[int]) -> None:
-        """If some clients are on no connected node, ask the nodes that were never asked, and add what they offer.
+    def ask_for(self, clients: Iterable[int], connected: set[int]) -> None:
+        """If some clients are on no connected node, ask those that were never asked, and add what they offer.
 
         A node whose clients have other data than when the run started is not used, and a line says so.
         """
-        connected, nodes_of = set(self.grid.get_node_ids()), self.federation.nodes_of
+        nodes_of = self.federation.nodes_of
         if all(connected.intersection(nodes_of[client]) for client in clients):
             return
         waited_for = {node for node, until in self._silent_until.items() if monotonic() < until}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
+from torch import Tensor
 
 from fedbabu.config import TEMPLATES
 from fedbabu.data.classes import ClassNames
@@ -124,18 +125,28 @@ class TrainResult(BaseModel):
     out_of_class: list[PercentOrNaN]
 
 
-class TrainReply(Content):
+class Reply(Content):
+    """What the replies to train and evaluate messages have in common."""
+
+    failed: dict[int, str] = {}  # why each of the clients without a result has none
+    seconds: float = Field(default=0.0, exclude=True)  # that the node worked for
+
+    def _to_content(self, arrays: Mapping[str, Tensor], **metrics: int) -> RecordDict:
+        """The content of this reply, with tensors and metrics; the seconds are a metric too."""
+        records = ArrayRecord(dict(arrays)), MetricRecord({**metrics, SECONDS: self.seconds})
+        return RecordDict({"arrays": records[0], "metrics": records[1], "content": self.to_record()})
+
+
+class TrainReply(Reply):
     """What a node's clients share after training."""
 
     results: dict[int, TrainResult] = {}  # of each client that trained successfully
-    failed: dict[int, str] = {}  # why each of the other clients failed
     num_examples: int = 0  # the number of training examples of all clients that trained successfully
     # Tensors by name. If the node was asked for one client, its parameters in the model's type; if for several, their
     # sum, each multiplied by its weight, in float64, which must not be rounded.
     update: dict[str, Any] = Field(default={}, exclude=True)
     # What the server multiplies the update by: the weight of one client; 1 for a weighted sum.
     weight: int = Field(default=1, exclude=True)
-    seconds: float = Field(default=0.0, exclude=True)  # that the node worked for
 
     def add(self, client: int, trained: TrainedClient, *, only_client: bool) -> None:
         """Add a client that trained successfully; only_client says that the node was asked for no other."""
@@ -150,9 +161,8 @@ class TrainReply(Content):
 
     def to_content(self) -> RecordDict:
         """The content of a reply: these results, the tensors, and the metric num-examples of Flower's FedAvg."""
-        arrays = ArrayRecord({name: value.cpu() for name, value in self.update.items()})
-        metrics = MetricRecord({"num-examples": self.num_examples, SECONDS: self.seconds})
-        return RecordDict({"arrays": arrays, "metrics": metrics, "content": self.to_record()})
+        arrays = {name: value.cpu() for name, value in self.update.items()}
+        return self._to_content(arrays, **{"num-examples": self.num_examples})
 
     @classmethod
     def parse(
@@ -198,19 +208,16 @@ class TrainReply(Content):
         return reply
 
 
-class EvaluateReply(Content):
+class EvaluateReply(Reply):
     """What a node's clients measured."""
 
     results: dict[int, ClientResult] = {}
-    failed: dict[int, str] = {}  # why each of the other clients has no result
     # The sum over the clients of `WeightDirections.directions`, if they are recorded.
     direction_sums: dict[str, Any] = Field(default={}, exclude=True)
-    seconds: float = Field(default=0.0, exclude=True)  # that the node worked for
 
     def to_content(self) -> RecordDict:
         """The content of a reply: these results, and the direction sums as arrays."""
-        arrays, metrics = ArrayRecord(self.direction_sums), MetricRecord({SECONDS: self.seconds})
-        return RecordDict({"arrays": arrays, "metrics": metrics, "content": self.to_record()})
+        return self._to_content(self.direction_sums)
 
     @classmethod
     def parse(

@@ -34,8 +34,9 @@ class NodeMessenger:
         self, message_type: str, task: Task, global_model: ArrayRecord, run_config: ConfigRecord
     ) -> list[Message]:
         """One message to each connected node, with its share of a new task's clients; a client without a node fails."""
-        self._returning.ask_for(task.clients)
-        assigned = self.federation.assign(task.clients, set(self.grid.get_node_ids()), self._silent_nodes)
+        connected = set(self.grid.get_node_ids())
+        self._returning.ask_for(task.clients, connected)
+        assigned = self.federation.assign(task.clients, connected, self._silent_nodes)
         self.failed = dict.fromkeys(set(task.clients).difference(*assigned.values()), NOT_CONNECTED)
         contents = {
             node: task.restricted_to(ids).to_content(global_model, run_config) for node, ids in assigned.items()

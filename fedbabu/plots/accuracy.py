@@ -48,13 +48,8 @@ def accuracy_over_rounds(runs: Sequence[RunFolder]) -> Figure:
 
 
 def accuracy_over_communication(runs: Sequence[RunFolder]) -> Figure:
-    """Accuracy before fine-tuning, mean over all clients, against the bytes that training has sent so far.
-
-    Counted is what a federation with a node per client has to send, whatever the nodes of the runs were: the shared
-    part of the model, to each client that is sampled and back.
-    """
-    megabytes = [np.cumsum([2 * run.shared_bytes * len(record.clients) for record in run.rounds]) / 1e6 for run in runs]
-    figure, axes = _before_fine_tuning(runs, megabytes)
+    """Accuracy before fine-tuning, mean over all clients, against the bytes that training has sent so far."""
+    figure, axes = _before_fine_tuning(runs, [np.cumsum(run.communication) / 1e6 for run in runs])
     axes.set_xlabel("Shared parameters sent to clients and back (MB)")
     return figure
 

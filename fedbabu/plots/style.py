@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import PAPER_PROTOCOL, default_run_config, partition_keys
-from fedbabu.data.known import KNOWN_DATASETS
+from fedbabu.data.known import dataset_title
 from fedbabu.data.partitions import PARTITIONS
 from fedbabu.models import MODELS
 from fedbabu.runs.files import write_whole
@@ -182,9 +182,8 @@ def setting_title(run: RunFolder, varied_key: str = "") -> str:
         if share and varied_key != "server-data-fraction":
             parts.append(f"p = {share}")
     parts += [f"{key} = {value}" for key, value in _unusual_values(config).items() if key not in left_out]
-    known, network = KNOWN_DATASETS.get(dataset["name"]), MODELS[config["model-name"]]
-    name, network_title = known.title if known else dataset["name"], network.title or config["model-name"]
-    data = f"{name}, {dataset['num-train-examples']:,} images, {network_title}"
+    network = MODELS[config["model-name"]].title or config["model-name"]
+    data = f"{dataset_title(dataset['name'])}, {dataset['num-train-examples']:,} images, {network}"
     return f"{data}: {', '.join(parts)}"
 
 

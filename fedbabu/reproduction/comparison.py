@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedbabu.config import PROTOCOLS, Measurement, under_protocol, with_protocol
-from fedbabu.errors import counted
+from fedbabu.errors import counted, plus_minus
 from fedbabu.reproduction.experiment import Cell, Experiment, format_setting
 from fedbabu.reproduction.paper.tables import is_dataset_of
 from fedbabu.runs.folder import RunFolder
@@ -72,7 +72,7 @@ class OurNumber:
         over_seeds = "" if isnan(self.spread) else f" / {self.spread:.2f}"
         mark = " !" if self.is_outside(papers_mean) else ""
         difference = "" if isnan(papers_mean) else f" ({self.mean - papers_mean:+.2f}{mark})"
-        return f"{self.mean:.2f} ± {self.std:.2f}{over_seeds}{star}{difference}"
+        return f"{plus_minus(self.mean, self.std)}{over_seeds}{star}{difference}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ComparedCell:
     def texts(self, columns: Sequence[str]) -> list[str]:
         """Our number of each column and the paper's, as a table shows them; an empty text for one that is missing."""
         ours = [self.ours[column].text(self.paper_mean) if column in self.ours else "" for column in columns]
-        return [*ours, "" if isnan(self.paper_mean) else f"{self.paper_mean:.2f} ± {self.paper_std:.2f}"]
+        return [*ours, "" if isnan(self.paper_mean) else plus_minus(self.paper_mean, self.paper_std)]
 
 
 def compare_with_paper(experiment: Experiment) -> list[ComparedCell]:

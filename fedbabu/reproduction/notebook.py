@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fedbabu.errors import ConfigError
+from fedbabu.errors import ConfigError, plus_minus
 from fedbabu.plots.style import algorithm_label, setting_title
 from fedbabu.reproduction.figures import figures
 from fedbabu.runs.folder import RunFolder
@@ -32,8 +32,8 @@ class Results:
             row = {"setting": setting_title(run), "algorithm": algorithm_label(run), "seed": run.config["seed"]}
             for metric, ours in run.summary["accuracy"].items():
                 paper = run.summary["paper"].get(metric)
-                printed = f" ({paper['mean']:.2f} ± {paper['std']:.2f})" if paper else ""
-                row[f"{METRIC_TITLES[metric]} (the paper)"] = f"{ours['mean']:.2f} ± {ours['std']:.2f}{printed}"
+                printed = f" ({plus_minus(paper['mean'], paper['std'])})" if paper else ""
+                row[f"{METRIC_TITLES[metric]} (the paper)"] = plus_minus(ours["mean"], ours["std"]) + printed
             rows.append(row | {"minutes": round(run.summary["seconds"] / 60)})
         return pd.DataFrame(rows).set_index(["setting", "algorithm", "seed"]).sort_index().fillna("")
 

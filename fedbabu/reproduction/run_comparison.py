@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError, counted, plus_minus
 from fedbabu.plots.style import algorithm_label, setting_title
 from fedbabu.reproduction.comparison import mean_and_error
 from fedbabu.runs.folder import RunFolder
@@ -60,7 +60,7 @@ def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
             rows.append([f"{group.label}, {len(group.runs)} seeds", *over_seeds])
         if paper := next(iter(group.runs.values())).summary["paper"]:
             printed = [paper.get(metric) for metric in metrics]
-            cells = [f"{cell['mean']:.2f} ± {cell['std']:.2f}" if cell else "" for cell in printed]
+            cells = [plus_minus(cell["mean"], cell["std"]) if cell else "" for cell in printed]
             rows.append([f"{group.label}, the paper", *cells])
     return rows
 
@@ -71,7 +71,7 @@ def _over_clients(accuracies: Sequence[npt.NDArray[np.float64]]) -> str:
         return ""
     means, stds = [np.nanmean(each) for each in accuracies], [np.nanstd(each) for each in accuracies]
     spread = f" / {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
-    return f"{np.mean(means):.2f} ± {np.mean(stds):.2f}{spread}"
+    return plus_minus(float(np.mean(means)), float(np.mean(stds))) + spread
 
 
 def paired_sentences(groups: Sequence[Group]) -> list[str]:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedbabu.config import RUNTIME_KEYS, RunConfig
-from fedbabu.errors import counted
+from fedbabu.errors import counted, plus_minus
 from fedbabu.heartbeat import Heartbeat, format_duration
 from fedbabu.reproduction.app_folder import app_folder
 from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
@@ -125,7 +125,7 @@ def listing(runs: Sequence[PlannedRun]) -> Table:
         cells: Sequence[Cell | None] = run.cells or [None]
         for cell, label in zip(cells, run.labels, strict=True):
             metric = METRIC_TITLES[cell.metric] if cell and cell.metric else ""
-            paper = f"{cell.printed.mean:.2f} ± {cell.printed.std:.2f}" if cell and cell.printed else ""
+            paper = plus_minus(cell.printed.mean, cell.printed.std) if cell and cell.printed else ""
             table.add_row(of_run[0], label, metric, paper, *of_run[1:])
             of_run = ["", "", ""]
     return table
@@ -190,7 +190,7 @@ def _results_in_words(run: PlannedRun) -> str:
     folder = run.folder()
     assert folder is not None
     accuracies = ", ".join(
-        f"{METRIC_TITLES[metric].lower()} {accuracy['mean']:.2f} ± {accuracy['std']:.2f}"
+        f"{METRIC_TITLES[metric].lower()} {plus_minus(accuracy['mean'], accuracy['std'])}"
         for metric, accuracy in folder.summary["accuracy"].items()
     )
     return f"{accuracies} %, {format_duration(folder.summary['seconds'])}"

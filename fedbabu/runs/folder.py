@@ -43,7 +43,6 @@ from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
 from fedbabu.runs.files import json_lines, load_state, read_json_lines, save_state, write_whole
 from fedbabu.runs.records import RoundRecord, client_record
 from fedbabu.runs.settings import declared_algorithm, has_results_of_protocol
-from fedbabu.training.aggregation import num_bytes
 from fedbabu.training.evaluation import ClientResult
 
 MODEL_FILE = "model.safetensors"
@@ -141,17 +140,23 @@ class RunFolder:
         image_shape, num_classes = tuple(dataset["image-shape"]), dataset["num-classes"]
         return build_model(config.model_name, image_shape, num_classes, config.seed, head_blocks=config.head_blocks)
 
-    @cached_property
-    def shared_bytes(self) -> int:
-        """Bytes of the part of the model that a client gets from the server in a round, and sends back."""
-        state = self.build_model().state_dict()
-        return num_bytes(state, self.run_config.algorithm_spec.shares.names(state))
-
     @property
     def rounds(self) -> list[RoundRecord]:
         """The records of all rounds that are over, in order."""
         path = self.path / "rounds.jsonl"  # does not exist yet when the folder has just been made
         return [RoundRecord.from_json(record) for record in read_json_lines(path)] if path.exists() else []
+
+    @cached_property
+    def communication(self) -> list[int]:
+        """The bytes that training must send in each round: the shared part of the model to its clients, and back.
+
+        That is what a federation with a node per client sends, whatever the nodes of the run were; attempts that were
+        repeated are left out.
+        """
+        state = self.build_model().state_dict()
+        shared = self.run_config.algorithm_spec.shares.names(state)
+        num_bytes = sum(state[name].numel() * state[name].element_size() for name in shared)
+        return [2 * num_bytes * len(record.clients) for record in self.rounds]
 
     def append_round(self, record: RoundRecord) -> None:
         """Append the record of a round to rounds.jsonl; if that fails, the file is as before."""
@@ -273,7 +278,7 @@ class RunFolder:
         best of the evaluated rounds, and what the run's differential privacy is worth, if it has any.
         """
         rounds = self.rounds
-        totals = ("seconds", "train_seconds", "evaluate_seconds", "bytes_sent", "bytes_received")
+        totals = ("seconds", "train_seconds", "evaluate_seconds")
         self.summary = {
             "num-clients": len(self.clients),
             "missing": missing,

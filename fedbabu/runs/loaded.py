@@ -1,19 +1,17 @@
 """A run as Python objects: tables of its rounds and clients, and its network, ready to predict."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
-from fedbabu.data.transforms import BatchTransform, Examples
 from fedbabu.errors import RunError
 from fedbabu.models import SplitNetwork
+from fedbabu.runs.classifier import Classifier
 from fedbabu.runs.folder import RunFolder
-from fedbabu.training.evaluation import features_and_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,34 +59,24 @@ class LoadedRun:
         model.load_state_dict(self.folder.best_model() if best else self.folder.model())
         return model.eval()
 
-    def predict(self, images: np.ndarray[Any, Any], best: bool = False) -> list[str | int]:
-        """The classes that the global model predicts for images.
-
-        BatchNorm without running statistics uses those of the images, of up to 128 at a time: an image alone, or images
-        of one class, are predicted less well than a mixed batch.
-
-        Args:
-            images: uint8 [n, height, width, channels], of the size of the training images.
-            best: Whether to use the model of the best round instead of the last.
+    def classifier(self, best: bool = False) -> Classifier:
+        """The global model of the last round, or of the best one, ready to classify images.
 
         Raises:
             RunError: If the run did not record how its images are normalized, or the nodes normalize them differently.
-            ValueError: If the images have another shape.
         """
         normalization = self.folder.recorded.get("normalization")
         if normalization is None:
             raise RunError(f"The run in {self.folder.path} did not record one normalization of all its images.")
-        channels, height, width = self.folder.dataset["image-shape"]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, channels):
-            raise ValueError(
-                f"The images are {images.dtype} {list(images.shape)}: they must be uint8 [n, {height}, {width}, "
-                f"{channels}]."
-            )
-        examples = Examples(torch.from_numpy(images).permute(0, 3, 1, 2), torch.zeros(len(images), dtype=torch.int64))
-        transform = BatchTransform(tuple(normalization["mean"]), tuple(normalization["std"]))
-        _, scores = features_and_scores(self.network(best), examples, transform)
-        names: Sequence[str | int] = self.class_names
-        return [names[label] for label in scores.argmax(dim=1).tolist()]
+        config, image_shape = self.folder.run_config, tuple(self.folder.dataset["image-shape"])
+        return Classifier(
+            self.network(best), config.model_name, config.head_blocks, image_shape, self.class_names,
+            normalization["mean"], normalization["std"],
+        )  # fmt: skip
+
+    def predict(self, images: npt.NDArray[np.uint8], best: bool = False) -> list[str | int]:
+        """The classes that the global model predicts for images; see `classifier` and `Classifier.predict`."""
+        return self.classifier(best).predict(images)
 
 
 def load_run(path: str | Path) -> LoadedRun:

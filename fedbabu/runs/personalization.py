@@ -1,7 +1,6 @@
 """A finished run's model, fine-tuned to the images of someone who was not part of its training."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from fedbabu.algorithms import TrainedOn
 from fedbabu.config import RunConfig
@@ -10,8 +9,8 @@ from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions.partition import too_small_client, whole_dataset
 from fedbabu.data.source import DataSpec
 from fedbabu.errors import ConfigError, RunError, listed
+from fedbabu.runs.classifier import Classifier
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.personal_model import PersonalModel
 from fedbabu.training.client import Client
 from fedbabu.training.device import training_device
 from fedbabu.training.evaluation import ClientResult
@@ -22,7 +21,7 @@ NEW_CLIENT = 0  # the number from which the random numbers of a new client are d
 
 def personalize(
     run: RunFolder, data: DataSpec, part: str = "", num_epochs: int | None = None, device: str = "auto"
-) -> tuple[ClientResult, PersonalModel]:
+) -> tuple[ClientResult, Classifier]:
     """Fine-tune a run's global model, of the round that its results are of, as the run fine-tunes its clients.
 
     Args:
@@ -58,7 +57,7 @@ def personalize(
     global_model.load_state_dict(run.best_model() if best else run.model())
     client = Client(NEW_CLIENT, config, dataset, partition, model, global_model.eval())
     result, _ = fine_tune_client(client, {}, config.num_rounds, NEW_CLIENT)
-    return result, PersonalModel.of_client(client)
+    return result, Classifier.of_client(client)
 
 
 def with_augmentation(data: DataSpec, run: RunFolder) -> DataSpec:
@@ -93,8 +92,3 @@ def _as_the_run_saw_it(dataset: ImageDataset, run: RunFolder) -> ImageDataset:
 def _in_words(image_shape: tuple[int, ...]) -> str:
     channels, height, width = image_shape
     return f"{height}×{width} pixels {'in grayscale' if channels == 1 else 'in colour'}"
-
-
-def default_output(data: str) -> Path:
-    """The file for a model that was fine-tuned to a folder of data, in the current folder."""
-    return Path(f"{Path(data).name}-model.safetensors")

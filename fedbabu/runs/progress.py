@@ -9,7 +9,7 @@ from rich.table import Table
 from fedbabu.algorithms import AS_IN_THE_CODE
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions import PARTITIONS
-from fedbabu.errors import counted, format_failures
+from fedbabu.errors import counted, format_failures, plus_minus
 from fedbabu.federation.clients import Federation
 from fedbabu.heartbeat import Heartbeat, format_duration
 from fedbabu.models import SplitNetwork
@@ -148,9 +148,9 @@ def final_report(run: RunFolder) -> str:
         for means in columns.values():
             shown = means.get(metric, ours)
             difference = f" ({shown['mean'] - theirs['mean']:+.2f})" if theirs else ""
-            cells.append(f"{shown['mean']:.2f} ± {shown['std']:.2f}{difference}")
+            cells.append(f"{plus_minus(shown['mean'], shown['std'])}{difference}")
         if theirs:
-            cells.append(f"{theirs['mean']:.2f} ± {theirs['std']:.2f} (Table {theirs['table']})")
+            cells.append(f"{plus_minus(theirs['mean'], theirs['std'])} (Table {theirs['table']})")
         table.add_row(*cells)
     text = io.StringIO()
     Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(table)
@@ -162,8 +162,7 @@ def final_report(run: RunFolder) -> str:
         f"\nMean ± std over {run.clients_covered}{notes}{' (difference from the paper)' if paper else ''}\n"
         f"{text.getvalue()}{_protocols_in_words(run)}{privacy_in_words(summary, run.run_config)}"
         f"{format_duration(summary['seconds'])} in all, {summary['evaluate-seconds'] / summary['seconds']:.0%} of it "
-        f"evaluating; {summary['bytes-sent'] / 1e6:.1f} MB of shared parameters to the clients for training, "
-        f"{summary['bytes-received'] / 1e6:.1f} MB back\n"
+        f"evaluating; {sum(run.communication) / 1e6:.1f} MB of shared parameters to clients and back\n"
         f"Run folder: {run.path}"
     )
 

@@ -33,10 +33,6 @@ class RoundRecord:
 
     round: int  # counted from 1
     failed: dict[int, str] = field(default_factory=dict)  # why clients that were sampled are not part of the mean
-    # What a federation with one client per node must send for training: the shared part of the model to each sampled
-    # client of every attempt, and back from each that trained successfully. It does not depend on this run's nodes.
-    bytes_sent: int = 0
-    bytes_received: int = 0
     attempts: int = 0  # more than one if too few clients trained successfully
     learning_rate: float = 0.0  # of the last training round that the clients went through
     clients: list[int] = field(default_factory=list)  # sampled in the last attempt

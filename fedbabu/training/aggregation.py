@@ -20,11 +20,6 @@ def weighted_sum(states: Iterable[tuple[State, int]]) -> dict[str, Tensor]:
     return sums
 
 
-def num_bytes(state: State, names: Iterable[str]) -> int:
-    """The bytes of some of a state dict's tensors."""
-    return sum(state[name].numel() * state[name].element_size() for name in names)
-
-
 def add_weighted(sums: dict[str, Tensor], state: State, weight: int = 1) -> None:
     """Add a state dict, multiplied by its weight, to float64 sums in place."""
     for name, value in state.items():

@@ -24,7 +24,7 @@ from fedbabu.training.device import training_device
 from fedbabu.training.diagnostics import ClassAccuracyCurve
 from fedbabu.training.evaluation import BestEpoch, ClientEvaluation, ClientResult
 from fedbabu.training.local_sgd import Deadline, LocalTrainingSettings, check_finite, train
-from fedbabu.training.privacy import clipped, noise_generator, with_noise
+from fedbabu.training.privacy import private_update
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,11 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
     if "class-accuracy" in config.diagnostics:
         curve = ClassAccuracyCurve(model, examples, client.whole_test_split(), client.dataset.transform)
     loss = _train_rounds(client, examples, algorithm.trains, training_rounds, deadline, curve)
-    shared = _part_of(model, algorithm.shares)
-    if config.dp_clipping_norm:
-        shared = _private(client, shared, training_rounds[-1])
+    global_state = client.global_model.state_dict()
+    shared = private_update(
+        _part_of(model, algorithm.shares), global_state, config, training_rounds[-1], client.id,
+        secret=client.secret_noise,
+    )  # fmt: skip
     if algorithm.trains_personal:
         client.reset_model(client_state)
         _train_rounds(client, examples, algorithm.trains_personal, training_rounds, deadline)
@@ -124,16 +126,6 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
     check_finite(loss, *shared.values(), *kept.values())
     curves = (curve.in_class, curve.out_of_class) if curve else ()
     return TrainedClient(shared, kept, len(examples), config.aggregation_weight(len(examples)), loss, *curves)
-
-
-def _private(client: Client, shared: State, training_round: int) -> dict[str, Tensor]:
-    """What the client shares, clipped and, if clients add the noise, with noise."""
-    config = client.config
-    shared = clipped(shared, client.global_model.state_dict(), config.dp_clipping_norm)
-    if config.dp_noise_by != "clients":
-        return shared
-    generator = noise_generator(config.seed, training_round, client.id, reproducible=not client.secret_noise)
-    return with_noise(shared, config.dp_noise_multiplier * config.dp_clipping_norm, generator)
 
 
 def _train_rounds(

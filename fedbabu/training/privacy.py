@@ -11,8 +11,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedbabu.config import RunConfig
 from fedbabu.seeding import Purpose, numpy_generator
 from fedbabu.training.aggregation import State
+
+
+def private_update(
+    shared: State, global_model: State, config: RunConfig, training_round: int, client: int, *, secret: bool
+) -> State:
+    """What a client shares, clipped, and with noise if clients add it; unchanged without differential privacy.
+
+    Args:
+        shared: The tensors that the client shares after training.
+        global_model: The model that it started from; may have other tensors too.
+        config: The run configuration.
+        training_round: The round.
+        client: The client's number.
+        secret: Whether the noise must not follow from the seed, as in a real federation.
+    """
+    if not config.dp_clipping_norm:
+        return shared
+    shared = clipped(shared, global_model, config.dp_clipping_norm)
+    if not config.dp_noise_multiplier or config.dp_noise_by != "clients":
+        return shared
+    generator = noise_generator(config.seed, training_round, client, secret=secret)
+    return with_noise(shared, config.dp_noise_multiplier * config.dp_clipping_norm, generator)
+
+
+def private_mean(mean: State, num_clients: int, config: RunConfig, server_round: int, *, secret: bool) -> State:
+    """The mean of so many clients' updates, with noise if the server adds it; `secret` as in `private_update`."""
+    if not config.dp_noise_multiplier or config.dp_noise_by != "server":
+        return mean
+    std = config.dp_noise_multiplier * config.dp_clipping_norm / num_clients
+    return with_noise(mean, std, noise_generator(config.seed, server_round, secret=secret))
 
 
 def clipped(shared: State, global_model: State, norm: float) -> dict[str, Tensor]:
@@ -38,15 +69,15 @@ def with_noise(state: State, std: float, generator: np.random.Generator) -> dict
     return {name: value + (std * drawn[name]).to(value) for name, value in state.items()}
 
 
-def noise_generator(seed: int, *indices: int, reproducible: bool) -> np.random.Generator:
+def noise_generator(seed: int, *indices: int, secret: bool) -> np.random.Generator:
     """The generator of the noise of a round, or of a client in a round.
 
-    In a simulation it is reproducible. In a real federation the noise must be unknown to all, who know the seed of the
-    run: its key are 128 random bits of the operating system.
+    In a simulation it follows from the seed. In a real federation the noise must be unknown to all, who know the seed:
+    its key are 128 random bits of the operating system.
     """
-    if reproducible:
-        return numpy_generator(seed, Purpose.PRIVACY, *indices)
-    return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
+    if secret:
+        return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
+    return numpy_generator(seed, Purpose.PRIVACY, *indices)
 
 
 def epsilon(noise_multiplier: float, delta: float, num_releases: int) -> float:

@@ -54,7 +54,7 @@ def test_clients_upload_what_is_shared(runs):
         assert request.content["arrays"].keys() == runs.start.keys()
         assert {array.dtype for array in reply.content["arrays"].values()} <= {"float32"}
         assert {name: array.numpy().nbytes for name, array in reply.content["arrays"].items()} == sizes
-    assert sum(record.bytes_received for record in runs.eight.rounds) == sum(sizes.values()) * len(replies)
+    assert sum(runs.eight.communication) == 2 * sum(sizes.values()) * len(replies)
 
 
 def test_clients_save_what_is_kept(runs):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.errors import config_error
+from support.faults import stopped_after_round
 from support.in_process import run_server
 
 from fedbabu.config import default_run_config
@@ -14,22 +15,13 @@ from fedbabu.runs.folder import RunFolder
 
 
 @pytest.fixture
-def run_in_two_parts(tiny_config, monkeypatch) -> Callable[[str], RunFolder]:
+def run_in_two_parts(tiny_config) -> Callable[[str], RunFolder]:
     """A function that makes a run with a logger: it is stopped after the second of three rounds, and resumed."""
 
     def run_in_two_parts(logger: str) -> RunFolder:
         config = tiny_config | {"logger": logger, "checkpoint-every": 1}
-        append = RunFolder.append_round
-
-        def append_and_stop(run, record):
-            append(run, record)
-            if record.round == 2:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(RunFolder, "append_round", append_and_stop)
-            with pytest.raises(KeyboardInterrupt):
-                run_server(config)
+        with stopped_after_round(2):
+            run_server(config)
         (folder,) = Path(config["results-dir"]).glob("2*")
         given = {key: config[key] for key in ("logger", "results-dir")}
         return run_server(default_run_config() | given | {"resume": str(folder)})[0]

@@ -18,8 +18,8 @@ from fedbabu.data.source import DataSpec
 from fedbabu.errors import RunError
 from fedbabu.models import build_model
 from fedbabu.models.fixed_statistics import measure_statistics
+from fedbabu.runs.classifier import Classifier
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.personal_model import PersonalModel
 from fedbabu.runs.personalization import with_augmentation
 
 DIGITS = tuple(range(10))
@@ -80,7 +80,7 @@ def test_running_statistics_of_a_res_net_are_left_as_they_are():
 def test_a_run_keeps_the_fine_tuned_model_of_every_client(kept):
     run, states = kept
     for client, state in states.items():
-        network = PersonalModel.load(run.path / "personal" / f"{client}.safetensors").network
+        network = Classifier.load(run.path / "personal" / f"{client}.safetensors").network
         saved = network.state_dict()
         assert all(torch.equal(saved[name], value) for name, value in state.items())
         assert {name.split(".")[-1] for name in saved.keys() - state.keys()} == {"running_mean", "running_var"}
@@ -93,7 +93,7 @@ def test_kept_models_classify_one_image_as_well_as_a_batch(kept):
     dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
     accuracies = []
     for record in run.clients:
-        model = PersonalModel.load(run.path / "personal" / f"{record['client']}.safetensors")
+        model = Classifier.load(run.path / "personal" / f"{record['client']}.safetensors")
         rows = partition.rows["test"][record["client"]]
         images, labels = dataset.images["test"][rows], dataset.labels["test"][rows]
         alone = [model.predict(image[None])[0] for image in images]
@@ -117,7 +117,7 @@ def test_a_node_with_local_data_keeps_its_model_itself(tiny_config, tmp_path, mo
     assert not (run.path / "personal").exists()
     folder = tmp_path / "state" / run.recorded["run-id"] / "personal"
     assert sorted(path.name for path in folder.iterdir()) == ["0.safetensors", "1.safetensors"]
-    assert PersonalModel.load(folder / "1.safetensors").class_names == [0, 1, 2, 3]
+    assert Classifier.load(folder / "1.safetensors").class_names == [0, 1, 2, 3]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_run_is_personalized_to_images_that_were_not_part_of_it(colour_run, ne
     assert (lines[1][2:], lines[4][2:]) == (["initial"], ["personalized"])
     assert all(0 <= float(line[1]) <= 100 for line in lines[1:5])
     assert lines[5][:2] == ["without", "head:"]
-    model = PersonalModel.load(output)
+    model = Classifier.load(output)
     assert model.class_names == [f"c{number}" for number in range(10)]
     assert list(model.mean) == colour_run.recorded["normalization"]["mean"]
 
@@ -157,7 +157,7 @@ def test_part_chooses_what_is_fine_tuned(colour_run, newcomer, tmp_path, capsys)
     output, trained = tmp_path / "model.safetensors", colour_run.model()
     arguments = ("--run", colour_run.path, "--data", newcomer, *COLUMNS, "--part", "head", "--output", output)
     command(capsys, "personalize", *arguments)
-    state = PersonalModel.load(output).network.state_dict()
+    state = Classifier.load(output).network.state_dict()
     changed = {name for name, value in trained.items() if not torch.equal(state[name], value)}
     assert changed == {"head.weight", "head.bias"}
 
@@ -202,7 +202,7 @@ def test_images_are_classified_to_csv(model_file, tmp_path, capsys):
     assert f"Classes of 3 images: {output}" in printed
     with output.open() as file:
         rows = list(csv.DictReader(file))
-    expected = PersonalModel.load(model_file)
+    expected = Classifier.load(model_file)
     assert [row["file"] for row in rows] == [f"below/{index}.png" for index in range(3)]
     assert [row["class"] for row in rows] == list(map(str, expected.predict(pixels[..., None])))
     assert float(rows[0]["probability"]) == pytest.approx(expected.probabilities(pixels[..., None])[0].max(), abs=1e-4)
@@ -213,7 +213,7 @@ def test_one_image_is_classified(model_file, tmp_path, capsys):
     printed = command(
         capsys, "predict", "--model", model_file, "--data", tmp_path / "0.png", "--output", tmp_path / "one.csv"
     )
-    assert str(PersonalModel.load(model_file).predict(pixels[None, ..., None])[0]) in printed
+    assert str(Classifier.load(model_file).predict(pixels[None, ..., None])[0]) in printed
 
 
 def test_what_cannot_be_classified_is_named(model_file, tmp_path):
@@ -223,7 +223,7 @@ def test_what_cannot_be_classified_is_named(model_file, tmp_path):
     for name, text in {
         "nowhere": "does not exist",
         "empty": "has no image files",
-        "no.png": "cannot be read as an image",
+        "no.png": "it is no image file",
         "large.png": "16×17 pixels: it must have 16×16",
     }.items():
         with pytest.raises(SystemExit, match=text):
@@ -234,7 +234,7 @@ def test_a_file_that_is_no_model_is_named(kept, tmp_path):
     (tmp_path / "text.safetensors").write_text("text")
     for path in (tmp_path / "text.safetensors", kept[0].path / "model.safetensors"):
         with pytest.raises(RunError, match=rf"{path.name} is not a model"):
-            PersonalModel.load(path)
+            Classifier.load(path)
 
 
 def test_a_run_without_a_global_model_is_refused(run_config, newcomer):
@@ -247,7 +247,7 @@ def test_a_model_that_cannot_be_saved_does_not_cost_the_clients_result(tiny_conf
     def fail(model, path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(PersonalModel, "save", fail)
+    monkeypatch.setattr(Classifier, "save", fail)
     run, _ = run_server(tiny_config | {"keep-personalized": True, "record": "similarity"})
     assert run.summary["missing"] == {}
     assert "The model of client 3 was not kept" in capsys.readouterr().out

@@ -10,18 +10,18 @@ from fedbabu.training.evaluation import ClientResult
 
 # Lines of rounds.jsonl as version 1.0 wrote them.
 WITHOUT_EVALUATION = (
-    '{"round": 1, "failed": {"3": "loss not finite"}, "bytes-sent": 10, "bytes-received": 5, "attempts": 2, '
+    '{"round": 1, "failed": {"3": "loss not finite"}, "attempts": 2, '
     '"learning-rate": 0.1, "clients": [2, 7], "num-examples": 144, "train-loss": 1.5, "train-seconds": 0.5, '
     '"seconds": 0.75, "evaluate-seconds": 0.25}'
 )
 WITH_EVERYTHING = (
-    '{"round": 2, "failed": {}, "bytes-sent": 10, "bytes-received": 5, "attempts": 1, "learning-rate": 0.01, '
+    '{"round": 2, "failed": {}, "attempts": 1, "learning-rate": 0.01, '
     '"clients": [2, 7], "in-class": [10.0, 20.0], "out-of-class": [null, null], "num-examples": 144, '
     '"train-loss": 1.5, "server-loss": 0.5, "train-seconds": 0.5, "test-accuracy": 12.5, "initial-accuracy": 25.0, '
     '"missing": {"0": "it never trained"}, "seconds": 0.75, "evaluate-seconds": 0.25}'
 )
 IN_THE_MIDDLE = (
-    '{"round": 3, "failed": {}, "bytes-sent": 10, "bytes-received": 5, "attempts": 1, "learning-rate": 0.01, '
+    '{"round": 3, "failed": {}, "attempts": 1, "learning-rate": 0.01, '
     '"clients": [], "num-examples": 0, "server-loss": 0.5, "train-seconds": 0.5}'
 )
 

@@ -2,14 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from fedbabu import client_app
 from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.records import RoundRecord
 from fedbabu.training.client import Client
 
 ALL_WORK = ("train_client", "evaluate_client", "fine_tune_client")  # what the ClientApp does for a client
@@ -129,3 +132,17 @@ def change_clients(**changes: Any) -> Forgery:
 def num_train_examples(run: RunFolder) -> dict[int, int]:
     """Number of training examples of each client of a finished run."""
     return {record["client"]: record["num-train-examples"] for record in run.clients}
+
+
+@contextmanager
+def stopped_after_round(server_round: int) -> Iterator[None]:
+    """A run within is stopped, as by Ctrl-C, once the record of a round is written."""
+    append = RunFolder.append_round
+
+    def append_and_stop(run: RunFolder, record: RoundRecord) -> None:
+        append(run, record)
+        if record.round == server_round:
+            raise KeyboardInterrupt
+
+    with patch.object(RunFolder, "append_round", append_and_stop), pytest.raises(KeyboardInterrupt):
+        yield

@@ -8,13 +8,12 @@ import pytest
 import torch
 from flwr.supercore.differential_privacy import compute_clip_model_update, compute_stdv
 from support.errors import config_error
-from support.faults import fail_clients
+from support.faults import fail_clients, stopped_after_round
 from support.in_process import essence, run_server, tasks
 from support.local_data import LOCAL_DATA, nodes_with_local_data
 
 from fedbabu.config import RunConfig, default_run_config
 from fedbabu.runs import privacy as privacy_of_runs
-from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.privacy import RELEASES
 from fedbabu.training.privacy import clipped, epsilon, noise_generator, with_noise
 
@@ -44,26 +43,26 @@ def test_an_update_of_zero_stays_zero():
 
 def test_noise_has_its_standard_deviation_and_none_is_none():
     state = {"w": torch.zeros(100_000)}
-    noisy = with_noise(state, 0.3, noise_generator(1, 2, reproducible=True))["w"]
+    noisy = with_noise(state, 0.3, noise_generator(1, 2, secret=False))["w"]
     assert noisy.std().item() == pytest.approx(0.3, rel=0.02)
     assert noisy.mean().item() == pytest.approx(0.0, abs=0.005)
-    assert torch.equal(with_noise(state, 0.0, noise_generator(1, 2, reproducible=True))["w"], state["w"])
+    assert torch.equal(with_noise(state, 0.0, noise_generator(1, 2, secret=False))["w"], state["w"])
 
 
 def test_noise_of_a_simulation_is_reproducible_and_that_of_a_real_federation_secret():
-    def draw(*indices, reproducible):
-        return noise_generator(*indices, reproducible=reproducible).standard_normal(4).tolist()
+    def draw(*indices, secret):
+        return noise_generator(*indices, secret=secret).standard_normal(4).tolist()
 
-    assert draw(1, 2, reproducible=True) == draw(1, 2, reproducible=True)
-    assert draw(1, 2, reproducible=True) != draw(1, 3, reproducible=True)
-    assert draw(1, 2, reproducible=False) != draw(1, 2, reproducible=False)
+    assert draw(1, 2, secret=False) == draw(1, 2, secret=False)
+    assert draw(1, 2, secret=False) != draw(1, 3, secret=False)
+    assert draw(1, 2, secret=True) != draw(1, 2, secret=True)
 
 
 def test_noise_does_not_depend_on_the_order_of_the_tensors():
     """A checkpoint has another order than a new model."""
     state, _ = random_states(0)
     turned = dict(reversed(state.items()))
-    noised, turned = (with_noise(each, 1.0, noise_generator(1, 2, reproducible=True)) for each in (state, turned))
+    noised, turned = (with_noise(each, 1.0, noise_generator(1, 2, secret=False)) for each in (state, turned))
     assert all(torch.equal(noised[name], turned[name]) for name in state)
 
 
@@ -157,19 +156,10 @@ def test_repeated_attempts_count_too(tiny_config, monkeypatch):
 
 
 @pytest.mark.parametrize("noise_by", ["server", "clients"])
-def test_a_resumed_simulation_has_the_same_noise_and_counts_what_was_released_twice(tiny_config, monkeypatch, noise_by):
+def test_a_resumed_simulation_has_the_same_noise_and_counts_what_was_released_twice(tiny_config, noise_by):
     config = tiny_config | PRIVATE | {"dp-noise-multiplier": 0.5, "dp-noise-by": noise_by, "checkpoint-every": 2}
-    append = RunFolder.append_round
-
-    def append_and_stop(run, record):
-        append(run, record)
-        if record.round == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "append_round", append_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_server(config | {"num-server-rounds": 4, "results-dir": config["results-dir"] + "-stopped"})
+    with stopped_after_round(3):
+        run_server(config | {"num-server-rounds": 4, "results-dir": config["results-dir"] + "-stopped"})
     (folder,) = Path(config["results-dir"] + "-stopped").iterdir()
     resumed, _ = run_server(default_run_config() | {"resume": str(folder), "results-dir": str(folder.parent)})
     longer, _ = run_server(config | {"num-server-rounds": 4})

@@ -10,7 +10,7 @@ import numpy as np
 from fedbabu.data.cache import cached
 from fedbabu.data.classes import shorten
 from fedbabu.data.dataset import ImageDataset, open_dataset
-from fedbabu.data.known import KNOWN_DATASETS
+from fedbabu.data.known import dataset_title
 from fedbabu.data.partitions import PARTITIONS, PartitionSpec
 from fedbabu.data.partitions.rounding import round_table
 from fedbabu.data.source import SPLITS, DataSpec, IntArray
@@ -88,9 +88,8 @@ def partition_name(spec: PartitionSpec) -> str:
 
 def partition_title(dataset: ImageDataset, spec: PartitionSpec) -> str:
     """A partition in a few words, for example "digits: 20 clients (s = 2)"."""
-    known = KNOWN_DATASETS.get(dataset.name)
-    title = known.title if known else dataset.name
-    return f"{title}: {counted(spec.num_clients, 'client')} ({PARTITIONS[spec.scheme].title(spec)})"
+    clients, scheme = counted(spec.num_clients, "client"), PARTITIONS[spec.scheme].title(spec)
+    return f"{dataset_title(dataset.name)}: {clients} ({scheme})"
 
 
 def make_partition(dataset: ImageDataset, spec: PartitionSpec) -> Partition:

@@ -1,4 +1,4 @@
-"""A client's fine-tuned model as a file, with all that it takes to classify images, one or many."""
+"""A network with all that it takes to classify images, one or many: in memory, and as a file for a client's own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +22,12 @@ FORMAT = "fedbabu-model"  # the entry of the file's metadata that describes the 
 
 
 @dataclass(frozen=True)
-class PersonalModel:
-    """A network in evaluation mode whose BatchNorm does not depend on the batch, and what its input and output are."""
+class Classifier:
+    """A network in evaluation mode, and what its input and output are.
+
+    BatchNorm of a saved one has fixed statistics, and so does not depend on the batch. Without them, as in the global
+    model of a run, an image alone, or images of one class, are classified less well than a mixed batch.
+    """
 
     network: SplitNetwork
     model_name: str  # a key of MODELS
@@ -34,7 +38,7 @@ class PersonalModel:
     std: Sequence[float]
 
     @classmethod
-    def of_client(cls, client: Client) -> "PersonalModel":
+    def of_client(cls, client: Client) -> "Classifier":
         """A copy of a client's model as it is now, with the statistics of the client's training images."""
         config, dataset = client.config, client.dataset
         network = build_model(
@@ -63,7 +67,7 @@ class PersonalModel:
         save_state(path, self.network.state_dict(), {FORMAT: description})
 
     @classmethod
-    def load(cls, path: Path) -> "PersonalModel":
+    def load(cls, path: Path) -> "Classifier":
         """Read what `save` wrote; RunError is raised if the file is no such model, or if it is damaged."""
         try:
             state, values = load_state(path)
