@@ -25,6 +25,7 @@ from fedbabu.training.local_sgd import LocalTrainingSettings, train
 
 FORWARD_COST = 1 / 3  # about; only estimates of time depend on it
 NUM_TEMPLATE_SETS = len(IMAGES) * len(BATCHES)  # computed of all training images in the final evaluation
+TRUSTED_SECONDS = 60  # of a sweep in which its estimate counts for as much as how long it took so far
 START_SECONDS = 15  # that Flower and Ray need before the first round of a run
 
 
@@ -112,7 +113,7 @@ def images_per_second(model_name: str, image_shape: ImageShape, batch_size: int,
 
 
 def time_left(estimates: Sequence[float | None], finished_runs: float, elapsed_seconds: float) -> str:
-    """The time left of several runs, in words: as estimated, corrected by how long the finished part took.
+    """The time left of several runs, in words: as estimated, and more and more corrected by how long it took so far.
 
     The number of runs counts the finished part of the current one. Without any estimate in seconds, the text is empty.
     """
@@ -121,5 +122,5 @@ def time_left(estimates: Sequence[float | None], finished_runs: float, elapsed_s
         return ""
     seconds[np.isnan(seconds)] = np.nanmean(seconds)
     done = np.interp(finished_runs, range(len(seconds) + 1), [0, *np.cumsum(seconds)])
-    rest = seconds.sum() - done
-    return f"{format_duration(rest * elapsed_seconds / done if done else rest)} left"
+    slowness = (elapsed_seconds + TRUSTED_SECONDS) / (done + TRUSTED_SECONDS)
+    return f"{format_duration((seconds.sum() - done) * slowness)} left"

@@ -68,7 +68,8 @@ def test_a_run_with_the_same_data_and_network_tells_the_speed(monkeypatch):
 def test_the_time_left_of_several_runs():
     estimates = [100.0, None, 300.0]  # the unknown one counts as the mean
     assert time_left(estimates, 0.0, 0.0) == "10 min left"
-    assert time_left(estimates, 1.0, 200.0) == "17 min left"  # twice as long as estimated
-    assert time_left(estimates, 1.5, 200.0) == "7 min left"
+    assert time_left(estimates, 0.0, 20.0) == "13 min left"  # a slow start says little yet
+    assert time_left(estimates, 1.0, 200.0) == "14 min left"  # twice as long as estimated
+    assert time_left(estimates, 2.0, 600.0) == "9 min left"
     assert time_left(estimates, 3.0, 900.0) == "0 s left"
     assert time_left([None], 0.5, 1.0) == ""
