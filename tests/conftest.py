@@ -20,9 +20,24 @@ import torch
 from support.pictures import write_folder
 from support.run_configs import small_run_config, tiny_run_config
 
+from fedbabu.models import networks
+
 
 def pytest_configure():
     torch.set_num_threads(1)
+    networks.CONV_NET_WIDTH = 16  # a quarter of the paper's, with which runs take half the time
+
+
+@pytest.fixture(scope="module")
+def papers_width() -> Iterator[None]:
+    """In this file, the convolutional networks have the paper's width of 64 channels, as in processes of their own."""
+    from fedbabu.federation.node import build_networks
+
+    build_networks.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "CONV_NET_WIDTH", 64)
+        yield
+    build_networks.cache_clear()
 
 
 def pytest_collection_modifyitems(items):

@@ -121,7 +121,7 @@ class Node:
         The node's dataset has the classes of all nodes by now, which are the outputs of the head.
         """
         config, dataset = self.config, self.dataset
-        model, global_model = _build_networks(
+        model, global_model = build_networks(
             config.model_name, dataset.image_shape, dataset.num_classes, config.head_blocks, config.device
         )
         global_model.load_state_dict(global_state)
@@ -133,9 +133,10 @@ class Node:
 
 
 @cache
-def _build_networks(
+def build_networks(
     name: str, image_shape: ImageShape, num_classes: int, head_blocks: int, device: str
 ) -> tuple[SplitNetwork, SplitNetwork]:
+    """A network to train and one for the global model, the latter in evaluation mode; see `build_model`."""
     model, global_model = (
         build_model(name, image_shape, num_classes, seed=0, head_blocks=head_blocks).to(training_device(device))
         for _ in range(2)

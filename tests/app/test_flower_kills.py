@@ -16,7 +16,7 @@ from fedbabu.config import default_run_config
 from fedbabu.reproduction.local_superlink import local_superlink
 from fedbabu.runs.folder import RunFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("papers_width")]
 
 ONE_THREAD = ("--federation-config", "num-supernodes=2 client-resources-num-cpus=1")  # as in the process of a test
 LONG_RUN = {
@@ -47,7 +47,7 @@ def descendants(process: psutil.Process, name: str) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, papers_width):
     """What the run ends with if nothing is killed, in the process of the test."""
     results = str(tmp_path_factory.mktemp("undisturbed"))
     return essence(run_server(default_run_config() | LONG_RUN | {"results-dir": results})[0])

@@ -12,9 +12,10 @@ from support.faults import change_arrays, change_clients, change_values, forge_r
 from support.in_process import essence, run_server
 
 from fedbabu.config import TEMPLATES
+from fedbabu.models.networks import CONV_NET_WIDTH
 
 WEIGHT = "body.0.0.weight"
-SHAPE = (64, 3, 3, 3)
+SHAPE = (CONV_NET_WIDTH, 3, 3, 3)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def drop_record(name):
 # Each forgery of a reply to a train message, and what the reason must name.
 TRAIN_FORGERIES = [
     (change_arrays(lambda arrays: arrays.pop(WEIGHT)), WEIGHT),
-    (replace_array("head.weight", np.zeros((10, 64))), "head.weight"),
+    (replace_array("head.weight", np.zeros((10, CONV_NET_WIDTH))), "head.weight"),
     (replace_array(WEIGHT, np.zeros(SHAPE, np.float16)), f"{WEIGHT} is float16"),
     (replace_array(WEIGHT, np.zeros(SHAPE, np.int64)), f"{WEIGHT} is int64"),
     (replace_array(WEIGHT, np.zeros((64, 9, 3))), rf"{WEIGHT} is float64 \[64, 9, 3\]"),

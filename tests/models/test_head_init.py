@@ -5,6 +5,8 @@ import torch
 
 from fedbabu.models import HEAD_INITS, build_model, mean_row_cosine
 
+pytestmark = pytest.mark.usefixtures("papers_width")
+
 
 def test_the_mean_cosine_is_that_of_all_pairs_of_different_rows():
     rows = torch.randn(5, 7)

@@ -10,6 +10,8 @@ from fedbabu.algorithms import Part
 from fedbabu.models import MODELS, build_model
 from fedbabu.models.base import BatchNormWithRunningStatistics
 
+pytestmark = pytest.mark.usefixtures("papers_width")
+
 
 @pytest.mark.parametrize(
     ("name", "num_classes", "parameters"),

@@ -68,10 +68,10 @@ def test_the_similarity_of_layers_is_the_mean_cosine_of_all_pairs(diagnosed, fin
     layers = {name for name, value in run.model().items() if name.endswith("weight") and value.dim() > 1}
     assert run.similarity.keys() == layers
     for name in layers:
-        rows = np.array([state[name].flatten() for state in fine_tuned_states])
+        # The eight clients with the last round's model; those with the best round's, if it is another, come after.
+        rows = np.array([state[name].flatten() for state in fine_tuned_states[:8]])
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         cosines = (rows @ rows.T)[~np.eye(len(rows), dtype=bool)]
-        assert len(rows) == 8
         assert run.similarity[name][-1] == pytest.approx(cosines.mean(), abs=1e-6)
         assert run.similarity[name][0] == pytest.approx(1)  # all start from the global model
         assert len(run.similarity[name]) == 3

@@ -72,7 +72,9 @@ def test_every_client_has_a_record(finished):
 def test_the_model_is_a_safetensors_file(finished):
     state = load_file(finished.run.path / "model.safetensors")
     assert all(torch.equal(value, state[name]) for name, value in finished.run.model().items())
-    assert sum(value.numel() for value in state.values()) == 112_586
+    assert sum(value.numel() for value in state.values()) == sum(
+        map(torch.numel, finished.run.build_model().state_dict().values())
+    )
 
 
 def test_the_summary_is_mean_and_population_std_over_clients(finished):

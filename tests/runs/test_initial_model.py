@@ -64,7 +64,7 @@ def test_a_model_of_another_network_is_refused(run_config, copied_run):
     state = copied_run.model()
     state["head.weight"] = state["head.weight"][:5]
     copied_run.write_model(state)
-    with config_error(copied_run.path, "head.weight", "(5, 64)", "(10, 64)"):
+    with config_error(copied_run.path, "head.weight", "(5, 16)", "(10, 16)"):
         initial_state(run_config | {"initial-model": str(copied_run.path)})
 
 
