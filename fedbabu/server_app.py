@@ -53,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
         # The clients, and the nodes that can serve them.
         clients = counted(config.num_clients, "client")
         print(f"Looking for {clients}; SuperNodes without data of their own read '{config.dataset}' …", flush=True)
-        federation = discover(grid, config)
+        federation = discover(grid, config, run.agreed_class_names if given_config.resume else ())
         _check_data_on_server(config, federation)
 
         # The model and the run folder: new, or where the earlier run stopped.

@@ -183,7 +183,8 @@ class SharedPartFedAvg(FedAvg):
         """
         clients = sorted(self.federation.clients)
         if not self.config.algorithm_spec.communicates:
-            return clients[server_round - 1 :: self.config.num_rounds]
+            of_round = range(server_round - 1, self.config.num_clients, self.config.num_rounds)
+            return [client for client in of_round if client in self.federation.clients]
         others = [client for client in clients if client not in failed]
         clients = others if len(others) >= self.config.min_fit_clients else clients
         stream = (server_round,) if attempt == 1 else (server_round, attempt - 1)
@@ -194,6 +195,7 @@ class SharedPartFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample the clients of a round; returns a message with the global model for each node that trains some."""
+        self._look_for_late_nodes()
         record, training_rounds = self.record, self.config.training_rounds(server_round)
         record.clients = self.sample_clients(server_round, record.attempts, record.failed)
         record.learning_rate = self.config.learning_rate_in(training_rounds[-1])
@@ -260,6 +262,7 @@ class SharedPartFedAvg(FedAvg):
         """If this round is evaluated, a message to each node with the global model; the last asks for fine-tuning."""
         if not self._is_evaluated(server_round):
             return []
+        self._look_for_late_nodes()
         if self.server_trainer:
             self.record.test_accuracy = self.server_trainer.test_accuracy(self.global_model)
         task = self._task(server_round, self._clients_with_model(), [], self._personalizes_after(server_round))
@@ -318,6 +321,7 @@ class SharedPartFedAvg(FedAvg):
         """What every client measured, from the nodes' replies; raises a RunError if no client could be evaluated."""
         untrained = self._untrained_clients()
         missing = {client: f"it never trained: {reason}" for client, reason in untrained.items()}
+        missing |= dict.fromkeys(self._absent_clients(), NOT_CONNECTED)
         evaluation = collect_evaluation(self.messenger, replies, self.config, self.global_model, personalize, missing)
         if not evaluation.results:
             raise no_client_evaluated(self.config, self.record, self.messenger.failed, untrained)
@@ -330,6 +334,15 @@ class SharedPartFedAvg(FedAvg):
         records = [*self.history, self.record]
         reasons = {client: reason for record in records for client, reason in record.failed.items()}
         return {client: reasons.get(client, "the reason is not known") for client in sorted(clients)}
+
+    def _absent_clients(self) -> list[int]:
+        """The clients that no node has offered so far."""
+        return [client for client in range(self.config.num_clients) if client not in self.federation.clients]
+
+    def _look_for_late_nodes(self) -> None:
+        """Let nodes that have connected since the start serve clients that no connected node serves."""
+        if self.messenger.late_nodes.look():
+            self.run.record_clients(self.federation)
 
     def _begin_attempt(self) -> None:
         """Count an attempt to train the round, after a pause if nodes had disconnected; too many raise a RunError."""
@@ -384,7 +397,7 @@ class SharedPartFedAvg(FedAvg):
 
     def _clients_with_model(self) -> list[int]:
         """The clients to evaluate: all; or without communication, those that trained a model of their own."""
-        clients = list(self.federation.clients)
+        clients = sorted(self.federation.clients)
         if self.config.algorithm_spec.communicates:
             return clients
         return [client for client in clients if client in self.client_state_rounds]

@@ -1,4 +1,4 @@
-"""Make what a federation with TLS and node authentication needs: a server certificate, and a pair of keys per SuperNode.
+"""Make what a federation with TLS and node authentication needs: a server certificate and the SuperNodes' keys.
 
     python conf/deployment/credentials.py trial --num-supernodes 4 --host superlink.example.org --host 192.0.2.7
 
@@ -9,8 +9,8 @@ writes into the folder `trial`:
 * `supernode-0.pub` and `supernode-0.key`, …, the key pairs of the SuperNodes, in the format of OpenSSH.
 
 A private key (.key) belongs on its own machine alone. That of the certificate authority is not kept, so nobody can make
-further certificates with it: for other hosts, make everything anew. With a certificate of a public authority, or of your
-organization's, only the SuperNodes' keys are needed.
+further certificates with it: for other hosts, make everything anew. With a certificate of a public authority, or of
+your organization's, only the SuperNodes' keys are needed.
 """
 
 import argparse

@@ -18,7 +18,7 @@ DIGITS_OF_OWNERS = ((0, 1, 2), (3, 4), (5, 6, 7), (8, 9))
 
 
 def write_owners(folder: Path) -> None:
-    """Write the owners' folders, with grayscale images that are enlarged from 8×8 to 16×16 pixels, for four poolings."""
+    """Write the owners' folders, with grayscale images, enlarged from 8×8 to 16×16 pixels for four poolings."""
     owner_of = {digit: owner for owner, digits in enumerate(DIGITS_OF_OWNERS) for digit in digits}
     digits, written = load_digits(), Counter[int]()
     for pixels, label in zip(digits.images, digits.target.tolist(), strict=True):

@@ -22,7 +22,10 @@ def app_file(name: str) -> Path:
 PYPROJECT = app_file("pyproject.toml")
 
 # Runtime keys say how a run is carried out and do not change its results. A resumed run may be given new values.
-RUNTIME_KEYS = ("device", "checkpoint-every", "client-timeout", "min-fit-clients", "max-round-retries", "logger")
+RUNTIME_KEYS = (
+    "device", "checkpoint-every", "client-timeout", "min-available-clients", "min-fit-clients", "max-round-retries",
+    "logger",
+)  # fmt: skip
 
 # Keys of earlier versions that no longer exist and never changed a result; a recorded configuration may have them.
 RETIRED_KEYS = ("cuda-graph",)
@@ -32,7 +35,7 @@ ADDED_KEYS: dict[str, Any] = {
     "protocol": "text", "partition-seed": -1, "head-blocks": 0, "weight-decay": 0.0, **PROTOCOLS["text"],
     "crop-padding": -1, "horizontal-flip": "", "min-examples-per-owner": 2, "device": "auto",
     "keep-personalized": False, "dp-clipping-norm": 0.0, "dp-noise-multiplier": 0.0, "dp-noise-by": "server",
-    "dp-delta": 1e-5,
+    "dp-delta": 1e-5, "min-available-clients": 0,
 }  # fmt: skip
 
 # The values that the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").

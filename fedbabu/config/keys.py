@@ -157,6 +157,7 @@ class RunConfigKeys(BaseModel):
     keep_personalized: bool
     checkpoint_every: PositiveInt
     client_timeout: NonNegativeFloat
+    min_available_clients: NonNegativeInt
     min_fit_clients: PositiveInt
     max_round_retries: NonNegativeInt
     logger: Literal["", "tensorboard", "wandb", "mlflow"]

@@ -170,6 +170,11 @@ class RunConfig(RunConfigKeys):
         return self.learning_rate_in(self.training_rounds(self.num_rounds)[-1])
 
     @property
+    def starts_without_all_clients(self) -> bool:
+        """Whether a run may start with fewer clients than num-clients, and without nodes that cannot be used."""
+        return 0 < self.min_available_clients < self.num_clients
+
+    @property
     def clients_per_round(self) -> int:
         """Number of clients sampled in a round, max(⌊f · N⌋, 1) (Algorithm 1, line 3); 0 in centralized training."""
         if self.fraction_train == 0:
@@ -234,6 +239,12 @@ def check_combination(config: RunConfig) -> None:
             f"min-fit-clients = {config.min_fit_clients} is more than the {config.clients_per_round} clients that "
             f"fraction-train = {config.fraction_train} samples in a round: it must be from 1 to "
             f"{config.clients_per_round}."
+        )
+    available = config.min_available_clients
+    if available and not config.min_fit_clients <= available <= config.num_clients:
+        raise ConfigError(
+            f"min-available-clients = {available}, but must be 0, or from min-fit-clients = {config.min_fit_clients} "
+            f"to num-clients = {config.num_clients}."
         )
     if algorithm.starts_from and not config.initial_model.strip():
         raise ConfigError(

@@ -5,8 +5,9 @@ A client is a data owner, a node (Flower's SuperNode) is where ClientApps run, a
 
 import json
 import zlib
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 from pydantic import ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -27,10 +28,10 @@ class ClientInfo:
 
 @dataclass(frozen=True)
 class Federation:
-    """All clients, and the nodes that can serve them."""
+    """All clients that were found, and the nodes that can serve them; both may become more during a run."""
 
-    clients: Mapping[int, ClientInfo]  # every client by its id, in order
-    nodes_of: dict[int, list[int]]  # for each client, the ids of the nodes that can serve it; more may return later
+    clients: dict[int, ClientInfo]  # every client by its id
+    nodes_of: dict[int, list[int]]  # for each client, the ids of the nodes that can serve it
     local_data: bool  # whether nodes have local data, as in a real federation, instead of parts of one dataset
     dataset: str  # a name for the data
     image_shape: ImageShape  # channels, height and width of every image
@@ -39,6 +40,12 @@ class Federation:
     # The mean and standard deviation with which all nodes normalize each channel; None if they differ.
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     notes: tuple[str, ...] = ()  # sentences of the nodes about their data, without their full stops
+    # The checksum of each client's data, also of clients that took part before the run was resumed.
+    checksums: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for client, info in self.clients.items():
+            self.checksums.setdefault(client, self.checksum_of(client, info))
 
     @property
     def num_classes(self) -> int:
@@ -48,8 +55,19 @@ class Federation:
     @property
     def checksum(self) -> str:
         """CRC-32 of the images' shape, the number of classes, and what the server knows of each client's data."""
-        clients = [[client, *astuple(info)] for client, info in sorted(self.clients.items())]
+        return self._crc([[client, *astuple(info)] for client, info in sorted(self.clients.items())])
+
+    def checksum_of(self, client: int, info: ClientInfo) -> str:
+        """CRC-32 of the images' shape, the number of classes, and what the server knows of a client's data."""
+        return self._crc([client, *astuple(info)])
+
+    def _crc(self, clients: list[Any]) -> str:
         return f"{zlib.crc32(json.dumps([self.image_shape, self.num_classes, clients]).encode()):08x}"
+
+    def add(self, client: int, info: ClientInfo, node: int) -> None:
+        """Add a node that can serve a client, which may be new."""
+        self.clients[client] = info
+        self.nodes_of.setdefault(client, []).append(node)
 
     @property
     def num_nodes(self) -> int:

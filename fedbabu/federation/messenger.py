@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from fedbabu.config import RunConfig
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.delivery import NOT_CONNECTED, Delivery, Report
-from fedbabu.federation.discovery import ReturningNodes
+from fedbabu.federation.late_nodes import LateNodes
 from fedbabu.federation.messages import EvaluateReply, Task, TrainReply
 from fedbabu.federation.pace import Pace
 from fedbabu.federation.reply_checks import ReplyError, shorten
@@ -25,7 +25,7 @@ class NodeMessenger:
         self.grid = grid
         self.failed: dict[int, str] = {}  # why clients of the task sent last have no result
         self._report = report
-        self._returning = ReturningNodes(grid, config, federation)
+        self.late_nodes = LateNodes(grid, config, federation)
         self._pace = Pace()
         self._silent_nodes: set[int] = set()  # did not answer in time when they were last sent a message
         self._asked_clients: dict[str, list[int]] = {}  # of each answered message, by the message's id
@@ -34,9 +34,7 @@ class NodeMessenger:
         self, message_type: str, task: Task, global_model: ArrayRecord, run_config: ConfigRecord
     ) -> list[Message]:
         """One message to each connected node, with its share of a new task's clients; a client without a node fails."""
-        connected = set(self.grid.get_node_ids())
-        self._returning.ask_for(task.clients, connected)
-        assigned = self.federation.assign(task.clients, connected, self._silent_nodes)
+        assigned = self.federation.assign(task.clients, set(self.grid.get_node_ids()), self._silent_nodes)
         self.failed = dict.fromkeys(set(task.clients).difference(*assigned.values()), NOT_CONNECTED)
         contents = {
             node: task.restricted_to(ids).to_content(global_model, run_config) for node, ids in assigned.items()

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from fedbabu.config import PROTOCOLS, Measurement, RunConfig
 from fedbabu.config.defaults import ADDED_KEYS
+from fedbabu.data.classes import ClassNames
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import Federation
 from fedbabu.models import SplitNetwork, build_model
@@ -81,12 +82,19 @@ class RunFolder:
             if federation.normalization
             else None,
             "clients-checksum": federation.checksum,
+            # In a real federation, clients may join later, and others be absent when the run is resumed.
+            **({"client-checksums": _by_text(federation.checksums)} if federation.local_data else {}),
             "clients-hold-equally-many": len(set(federation.num_train.values())) == 1,
             "federation": {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)},
             "versions": software_versions(),
         }
         run._write_json("config.json", recorded)  # last, because a folder with this file counts as a run
         return run
+
+    def record_clients(self, federation: Federation) -> None:
+        """Record the clients that have joined the run since it started."""
+        self._write_json("config.json", self.recorded | {"client-checksums": _by_text(federation.checksums)})
+        del self.recorded  # to be read anew
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -133,6 +141,16 @@ class RunFolder:
     def dataset(self) -> dict[str, Any]:
         """Name, image shape, number of classes and number of training examples of the data."""
         return self.recorded["dataset"]
+
+    @property
+    def client_checksums(self) -> dict[int, str]:
+        """The checksums of the data of all clients of a real federation that took part so far; empty otherwise."""
+        return {int(client): checksum for client, checksum in self.recorded.get("client-checksums", {}).items()}
+
+    @property
+    def agreed_class_names(self) -> ClassNames:
+        """The classes that the owners in a real federation agreed on, in order; empty otherwise."""
+        return tuple(self.recorded["class-names"]) if self.client_checksums else ()
 
     def build_model(self) -> SplitNetwork:
         """The network of the run, with random weights."""
@@ -307,6 +325,11 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         write_whole(self.path / name, json.dumps(content, indent=2).encode())
+
+
+def _by_text(values: Mapping[int, str]) -> dict[str, str]:
+    """The same values with their keys as texts, as JSON has them, in order."""
+    return {str(key): value for key, value in sorted(values.items())}
 
 
 def clients_in_words(number: int, total: int) -> str:

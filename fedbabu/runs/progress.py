@@ -37,12 +37,13 @@ class Progress:
     def start(self, model: SplitNetwork, path: Path, checkpoint: Checkpoint, resumed: bool) -> None:
         """Print what is about to run and where its results go and, of a resumed run, how much is done already."""
         config, federation = self.config, self.federation
-        clients = "local data" if federation.local_data else PARTITIONS[config.partition].title(config.partition_spec)
+        data = "local data" if federation.local_data else PARTITIONS[config.partition].title(config.partition_spec)
+        clients = clients_in_words(len(federation.clients), config.num_clients)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         (_, *given), (_, *taken) = federation.image_shape, model.image_shape
         enlarged = f", images enlarged from {given[0]}×{given[1]} to {taken[0]}×{taken[1]}" if given != taken else ""
         print(
-            f"{config.algorithm} on {federation.dataset}: {counted(config.num_clients, 'client')} ({clients}), "
+            f"{config.algorithm} on {federation.dataset}: {clients} ({data}), "
             f"{self.cost.num_train} training and {self.cost.num_test} test images\n"
             f"{config.model_name}: {parameters:,} parameters{enlarged}; {self._plan()} on "
             f"{counted(federation.num_nodes, 'SuperNode')} ({', '.join(federation.devices)})\n"
@@ -85,7 +86,7 @@ class Progress:
     def round(self, record: RoundRecord) -> None:
         """Print the line of a round that is over."""
         self.rounds.append(record)
-        config, num_clients = self.config, len(self.federation.clients)
+        config, num_clients = self.config, self.config.num_clients
         parts = [f"round {record.round:>{len(str(config.num_rounds))}}/{config.num_rounds}"]
         losses = {"loss": record.train_loss, "loss on the server": record.server_loss}
         parts += [f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None]

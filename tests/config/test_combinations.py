@@ -15,6 +15,8 @@ CENTRALIZED = {"fraction-train": 0.0, "server-data-fraction": 1.0}
         ({"algorithm": "lg-fedavg", "initial-model": " "}, ["initial-model"]),
         ({"head-init": "similar", "initial-model": "/a"}, ["head-init = 'similar'", "initial-model = '/a'"]),
         ({"min-fit-clients": 11}, ["min-fit-clients = 11", "fraction-train = 0.1", "from 1 to 10"]),
+        ({"min-available-clients": 101}, ["min-available-clients = 101", "num-clients = 100"]),
+        ({"min-available-clients": 2, "min-fit-clients": 3}, ["min-available-clients = 2", "min-fit-clients = 3"]),
         ({"fraction-train": 0.0}, ["fraction-train = 0.0", "server-data-fraction = 0.0"]),
         ({"server-data-fraction": 0.1, "server-part": "full"}, ["server-part = 'full'", "'fedbabu'", "'body'"]),
         ({"algorithm": "local-only", "server-data-fraction": 0.1}, ["'local-only'", "server-data-fraction"]),

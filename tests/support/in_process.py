@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedbabu import client_app, server_app
-from fedbabu.federation import delivery, discovery, pace
+from fedbabu.federation import delivery, discovery, late_nodes, pace, queries
 from fedbabu.federation.messages import Task
 from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder
@@ -26,7 +26,8 @@ pace.FIRST_PORTION = 1000
 
 # The clock of the server's waiting, which runs ahead when all nodes that it waits for are silent.
 skipped_seconds = [0.0]
-delivery.monotonic = discovery.monotonic = lambda: monotonic() + skipped_seconds[0]
+for module in (delivery, discovery, late_nodes, queries):
+    module.monotonic = lambda: monotonic() + skipped_seconds[0]
 
 
 Fault = Callable[[Message, Message], Message | None]
