@@ -20,6 +20,8 @@ from flwr.clientapp import ClientApp
 from fedbabu.errors import ConfigError
 from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, NodeInfo, Task, TrainReply
 from fedbabu.federation.node import Node
+from fedbabu.federation.queries import MARKER
+from fedbabu.federation.ray_workers import is_ray_worker
 from fedbabu.models import SplitNetwork
 from fedbabu.runs.checkpoints import ClientStore
 from fedbabu.runs.classifier import Classifier
@@ -69,6 +71,13 @@ def describe(message: Message, context: Context) -> Message:
         node = Node.from_message(message, context)
         if node.local_data and _keeps_anything(node):
             check_writable(local_state_folder(), "The folder of client states (FEDBABU_STATE)")
+        marker = str(message.content.config_records[MARKER]["path"])
+        if marker and _needs_run_folder(node) and not Path(marker).exists():
+            raise ConfigError(
+                f"A node does not see the server's results-dir = '{node.config.results_dir}', where each client keeps "
+                f"its model's state with algorithm = '{node.config.algorithm}' and keep-personalized = "
+                f"{str(node.config.keep_personalized).lower()}: give a folder that all machines share."
+            )
         info = node.info()
         info.notes = tuple(without_paths(note, context) for note in info.notes)
         content = info.to_content()
@@ -145,12 +154,20 @@ def _folder_for_what_is_kept(node: Node, task: Task) -> Path:
     run = Path(task.run)
     if not node.local_data and run.is_dir():
         return run
-    if len(node.clients) > 1 and node.config.algorithm_spec.keeps:
+    if _needs_run_folder(node):
         raise RuntimeError(
             f"Nodes that share clients must share the run folder {run}, where algorithm = "
             f"'{node.config.algorithm}' keeps a part of every client's model; this node cannot see it."
         )
     return folder_of_run(task.run_id, run.name) if _keeps_anything(node) else run
+
+
+def _needs_run_folder(node: Node) -> bool:
+    """Whether what clients keep must be in the run folder, because other machines may serve them next.
+
+    That is so if nodes share clients, and in a simulation, whose workers are bound to no node.
+    """
+    return _keeps_anything(node) and not node.local_data and (len(node.clients) > 1 or is_ray_worker())
 
 
 def _keeps_anything(node: Node) -> bool:

@@ -19,7 +19,7 @@ from fedbabu.federation.clients import Federation
 from fedbabu.federation.discovery import discover
 from fedbabu.reproduction.paper import accuracy_by_finetune_epoch, find_cells
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
-from fedbabu.runs.files import check_writable, remove_unfinished_files
+from fedbabu.runs.files import check_writable, marked, remove_unfinished_files
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.initial_model import open_initial_model
 from fedbabu.runs.loggers import check_logger, open_logger
@@ -53,7 +53,8 @@ def main(grid: Grid, context: Context) -> None:
         # The clients, and the nodes that can serve them.
         clients = counted(config.num_clients, "client")
         print(f"Looking for {clients}; SuperNodes without data of their own read '{config.dataset}' …", flush=True)
-        federation = discover(grid, config, run.agreed_class_names if given_config.resume else ())
+        with marked(run.path if given_config.resume else config.results_folder) as marker:
+            federation = discover(grid, config, run.agreed_class_names if given_config.resume else (), marker)
         _check_data_on_server(config, federation)
 
         # The model and the run folder: new, or where the earlier run stopped.

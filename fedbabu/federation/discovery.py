@@ -17,7 +17,7 @@ from fedbabu.heartbeat import Heartbeat
 NODE_WAIT_SECONDS = 60.0  # without a new node, before a run starts without some clients, or stops for lack of them
 
 
-def discover(grid: Grid, config: RunConfig, class_names: ClassNames = ()) -> Federation:
+def discover(grid: Grid, config: RunConfig, class_names: ClassNames = (), marker: str = "") -> Federation:
     """Ask every node which clients it can serve, until all num-clients clients are found.
 
     If min-available-clients is less than num-clients, nodes that cannot be used are left out, and no more than that
@@ -27,6 +27,7 @@ def discover(grid: Grid, config: RunConfig, class_names: ClassNames = ()) -> Fed
         grid: Flower's grid.
         config: The run configuration.
         class_names: The classes of the run that is resumed, in order; empty for a new run, for which the nodes' count.
+        marker: The path of a file in the results-dir, which nodes must see if clients keep something there.
 
     Raises:
         ConfigError: If a node cannot use the configuration, if the nodes' data do not fit together, or if clients are
@@ -38,10 +39,8 @@ def discover(grid: Grid, config: RunConfig, class_names: ClassNames = ()) -> Fed
     heartbeat = Heartbeat()
     last_news = monotonic()
     while True:
-        for answer in ask_nodes(
-            grid, sorted(set(grid.get_node_ids()) - infos.keys() - refused.keys()), config, config.client_timeout,
-            heartbeat,
-        ):  # fmt: skip
+        new_nodes = sorted(set(grid.get_node_ids()) - infos.keys() - refused.keys())
+        for answer in ask_nodes(grid, new_nodes, config, config.client_timeout, heartbeat, marker):
             failures.pop(answer.node, None)
             if answer.refused and not config.starts_without_all_clients:
                 raise answer.refused

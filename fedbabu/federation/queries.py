@@ -15,6 +15,8 @@ from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.reply_checks import ReplyError
 from fedbabu.heartbeat import Heartbeat
 
+MARKER = "marker"  # the record of a query with the path of a file in the results-dir
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -27,13 +29,19 @@ class Answer:
 
 
 def ask_nodes(
-    grid: Grid, nodes: Sequence[int], config: RunConfig, timeout: float, heartbeat: Heartbeat
+    grid: Grid, nodes: Sequence[int], config: RunConfig, timeout: float, heartbeat: Heartbeat, marker: str = ""
 ) -> Iterator[Answer]:
     """Ask nodes what they offer; yields their answers as they come, until all have answered or the timeout is over.
 
-    The timeout is in seconds, 0 for none. While nodes are silent, the heartbeat says how many.
+    Args:
+        grid: Flower's grid.
+        nodes: The nodes' ids.
+        config: The run configuration, which nodes need to read their data.
+        timeout: The seconds that all may take together; 0 for any time.
+        heartbeat: Says how many nodes are silent.
+        marker: The path of a file in the results-dir, which nodes must see if clients keep something there.
     """
-    content = RecordDict({"run-config": ConfigRecord(config.to_flower())})
+    content = RecordDict({"run-config": ConfigRecord(config.to_flower()), MARKER: ConfigRecord({"path": marker})})
     queries = [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
     grid.push_messages(queries)
     waiting = {query.metadata.message_id for query in queries}

@@ -1,4 +1,4 @@
-"""Have Ray restart the worker processes of a simulation when they die.
+"""Ray's worker processes, in which the nodes of a simulation work: they are restarted when they die.
 
 Flower leaves a dead worker in its pool, where it fails every message that it is given until the run ends. Ray restarts
 a worker if the options of its actor class say so before Flower creates the first actor.
@@ -24,3 +24,9 @@ def restart_dead_workers() -> None:
         # The message that a worker died with is given to it once more after the restart. Without this retry, Ray would
         # also fail every message that is sent in the meantime, and all resends would be over in a moment.
         ray_actor.ClientAppActor.__ray_metadata__.method_meta.max_task_retries["run"] = 1
+
+
+def is_ray_worker() -> bool:
+    """Whether this process is one of Ray's: then it works for any node, and Ray may run it on any of its machines."""
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())

@@ -7,8 +7,8 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ def check_writable(folder: Path, description: str) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ConfigError(f"{description} cannot be written ({folder}: {error.strerror}): give another one.") from error
+
+
+@contextmanager
+def marked(folder: Path) -> Iterator[str]:
+    """Put a file into a folder, by which other processes can tell that they see the same folder; yields its path."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".marker-") as file:
+        yield file.name
 
 
 def write_whole(path: Path, content: bytes) -> None:

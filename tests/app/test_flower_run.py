@@ -74,9 +74,12 @@ def test_the_quickstart_uses_two_supernodes(quickstart):
 
 
 @slow
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "fedbabu"])
-def test_every_algorithm_runs_a_tenth_of_the_quickstart(flower, quickstart, tmp_path, algorithm):
-    """LG-FedAvg starts from the model of the quickstart."""
+@pytest.mark.parametrize("algorithm", ["fedper", "local-only", "lg-fedavg"])
+def test_algorithms_that_keep_states_run_a_tenth_of_the_quickstart(flower, quickstart, tmp_path, algorithm):
+    """One that shares a part, one that shares nothing, and one that starts from the model of the quickstart.
+
+    That every algorithm runs, and what it computes, is tested without Flower's processes.
+    """
     keys = {"num_server_rounds": 2, "num_finetune_epochs": 1}
     if ALGORITHMS[algorithm].starts_from:
         keys["initial_model"] = str(quickstart[0].path / "model.safetensors")

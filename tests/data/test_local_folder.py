@@ -11,6 +11,7 @@ import PIL.Image
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from flwr_datasets.cli.create import create
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.errors import config_error
@@ -504,6 +505,14 @@ def test_a_saved_dataset_is_read(tmp_path):
     saved, parquet = (open_dataset(DataSpec(str(tmp_path / name))) for name in ("saved", "pets"))
     assert np.array_equal(saved.images["train"], parquet.images["train"])
     assert saved.class_names == parquet.class_names
+
+
+def test_what_flower_datasets_creates_for_each_owner_is_read(tmp_path):
+    write_folder(tmp_path / "pets", splits=("train",), num=40)
+    create(str(tmp_path / "pets"), num_partitions=2, out_dir=tmp_path / "owners")
+    owners = [open_dataset(DataSpec(str(tmp_path / "owners" / f"partition_{n}"), test_fraction=0.25)) for n in (0, 1)]
+    assert [len(owner.labels[split]) for owner in owners for split in SPLITS] == [15, 5, 15, 5]
+    assert {owner.class_names for owner in owners} == {("c0", "c1", "c2", "c3")}
 
 
 def test_a_damaged_saved_dataset_is_named(tmp_path):

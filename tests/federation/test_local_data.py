@@ -1,5 +1,7 @@
 """Nodes with local data, as in a real federation."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -46,12 +48,45 @@ def test_a_folder_for_client_states_that_cannot_be_written_is_named_before_train
         run_server(config | {"algorithm": "fedper"}, node_configs=nodes_with_local_data(tmp_path))
 
 
-def test_nodes_that_do_not_see_the_run_folder_cannot_share_clients_with_states(tiny_config, monkeypatch):
-    """A client would otherwise be trained from the state that another machine saved long ago."""
+@pytest.fixture
+def on_another_machine(monkeypatch):
+    """Nodes do not see the folders of the server."""
+    unseen = {"is_dir": lambda path: False, "exists": lambda path: False}
+    monkeypatch.setattr("fedbabu.client_app.Path", type("PathOnAnotherMachine", (type(Path()),), unseen))
+
+
+KEEPING = [{"algorithm": "fedper"}, {"algorithm": "fedbabu", "keep-personalized": True}]
+
+
+@pytest.mark.parametrize("keys", KEEPING)
+@pytest.mark.parametrize(("num_nodes", "ray"), [(2, False), (8, True)])
+def test_nodes_that_do_not_see_the_results_dir_cannot_keep_anything_there(
+    tiny_config, monkeypatch, on_another_machine, keys, num_nodes, ray
+):
+    """A client would otherwise be trained from the state that another machine saved long ago.
+
+    Ray gives a node's next message to any of its machines.
+    """
+    monkeypatch.setattr("fedbabu.client_app.is_ray_worker", lambda: ray)
+    with config_error("does not see", tiny_config["results-dir"], keys["algorithm"]):
+        run_server(tiny_config | keys, num_nodes=num_nodes)
+
+
+@pytest.mark.parametrize(("num_nodes", "ray"), [(2, False), (8, True)])
+def test_a_machine_that_no_node_was_asked_on_does_not_lose_states_either(tiny_config, monkeypatch, num_nodes, ray):
+    """The nodes answered on the server's machine, and are given their first training on another."""
+    monkeypatch.setattr("fedbabu.client_app.is_ray_worker", lambda: ray)
+    monkeypatch.setattr("fedbabu.federation.delivery.RESEND_PAUSES", ())
     without_folders = type("PathOnAnotherMachine", (type(Path()),), {"is_dir": lambda path: False})
     monkeypatch.setattr("fedbabu.client_app.Path", without_folders)
     with pytest.raises(RunError, match=r"must share the run folder .*fedper"):
-        run_server(tiny_config | {"algorithm": "fedper"}, num_nodes=2)
+        run_server(tiny_config | {"algorithm": "fedper", "max-round-retries": 0}, num_nodes=num_nodes)
+
+
+def test_nothing_needs_to_be_seen_if_nothing_is_kept(tiny_config, monkeypatch, on_another_machine):
+    monkeypatch.setattr("fedbabu.client_app.is_ray_worker", lambda: True)
+    run, _ = run_server(tiny_config, num_nodes=2)
+    assert len(run.clients) == 8
 
 
 @pytest.mark.parametrize("key", ["server-data-fraction", "record"])
@@ -70,6 +105,47 @@ def test_the_path_of_the_data_does_not_leave_the_node(config, tmp_path, monkeypa
             assert texts
             assert not [text for text in texts if str(tmp_path / "owner1") in text]
     assert run.rounds[0].failed == {1: "OSError: cannot read owner1/cat/1.png"}
+
+
+# Every number and text that a node sends, by the name of its record and its place in the JSON; * stands for any number.
+SENT = {
+    "query": {
+        "clients.*.num_train", "clients.*.num_test", "clients.*.classes.*", "clients.*.checksum", "dataset",
+        "image_shape.*", "class_names.*", "mean.*", "std.*", "tested_classes.*", "notes.*", "num_nodes", "local_data",
+        "device",
+    },
+    "train": {"results.*.loss", "num_examples", "metrics.num-examples", "metrics.seconds"},
+    "evaluate": {
+        "results.*.accuracy.*", "results.*.loss.*", "results.*.without_head_accuracy", "metrics.seconds",
+    },
+}  # fmt: skip
+
+
+def places(value, place=()):
+    """The places of all numbers and texts in JSON data."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {found for key, each in items for found in places(each, (*place, "*" if str(key).isdigit() else key))}
+    return {".".join(map(str, place))}
+
+
+@pytest.mark.parametrize("algorithm", ["fedbabu", "fedper", "fedavg"])
+def test_nothing_leaves_a_node_but_what_the_page_says(config, tmp_path, algorithm, monkeypatch):
+    """Every message of a whole run, recorded: parameters have the names of the shared part, all else is in SENT."""
+    monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "state"))
+    keys = {"algorithm": algorithm, "keep-personalized": True}
+    run, grid = run_server(config | keys, node_configs=nodes_with_local_data(tmp_path))
+    shared = run.run_config.algorithm_spec.shares.names(run.model())
+    for kind, allowed in SENT.items():
+        assert len(grid.of_type(kind)) >= 2
+        for _, reply in grid.of_type(kind):
+            content = reply.content
+            sent = places(json.loads(str(content.config_records["content"]["json"])))
+            sent |= {f"metrics.{name}" for record in content.metric_records.values() for name in record}
+            assert {re.sub(r"(without_head_accuracy)\..*", r"\1", place) for place in sent} <= allowed
+            arrays = {name for record in content.array_records.values() for name in record}
+            assert arrays == (set(shared) if kind == "train" else set())
+            assert content.keys() <= {"content", "metrics", "arrays"}
 
 
 def test_a_refusal_names_the_data_without_their_path(config, tmp_path):
