@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedbabu.algorithms import Evaluation as EvaluationRule
 from fedbabu.config import RunConfig
+from fedbabu.errors import RunError
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.delivery import NOT_CONNECTED, RECONNECT_SECONDS
 from fedbabu.federation.evaluation import Evaluation, collect_evaluation
@@ -62,7 +63,7 @@ class SharedPartFedAvg(FedAvg):
         self.progress = progress
         self.log = log
         self.server_trainer = server_trainer
-        self.messenger: NodeMessenger
+        self._messenger: NodeMessenger | None = None
 
         self.global_model: dict[str, Tensor] = dict(newest.model)
         self.record = newest.record or RoundRecord(round=0)  # of the round in progress
@@ -97,7 +98,7 @@ class SharedPartFedAvg(FedAvg):
         """
         run_config = train_config or ConfigRecord()
         result = Result(arrays=initial_arrays)
-        self.messenger = NodeMessenger(self.federation, grid, self.config, self.progress.clients_done)
+        self._messenger = NodeMessenger(self.federation, grid, self.config, self.progress.clients_done)
         self._timeout, self._run_config = timeout, evaluate_config or run_config
         if self._last_trained_round == 0 and self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT:
             self._compare_with_best_rounds(0, self._evaluate_clients(self.global_model, {}, 0))
@@ -169,6 +170,20 @@ class SharedPartFedAvg(FedAvg):
         self._checkpointed[last] = checkpoint.needed_client_states
         for server_round in sorted(self._checkpointed)[:-CHECKPOINTS_KEPT]:
             del self._checkpointed[server_round]
+
+    @property
+    def messenger(self) -> NodeMessenger:
+        """What sends messages to the nodes, once the rounds have started.
+
+        Raises:
+            RunError: If a wrapper, like those of Flower for differential privacy, runs the rounds in place of `start`.
+        """
+        if self._messenger is None:
+            raise RunError(
+                "This strategy runs its rounds itself and cannot be wrapped in another: for differential privacy, give "
+                "dp-clipping-norm and dp-noise-multiplier."
+            )
+        return self._messenger
 
     @property
     def final_client_states(self) -> list[Mapping[int, int]]:

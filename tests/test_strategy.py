@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+)
 from support.faults import fail_clients, make_clients_diverge, num_train_examples
-from support.in_process import essence, run_server
+from support.in_process import InProcessGrid, essence, run_server
 
 from fedbabu.config import RunConfig
 from fedbabu.errors import DivergedError, NotResumableError, RunError
@@ -25,18 +30,37 @@ def config(tiny_config) -> dict:
 
 
 @pytest.fixture
-def sample(config):
-    """A function that samples the clients of a round, without a run."""
+def new_strategy(config):
+    """A function that makes the strategy of a run that is never started."""
 
-    def sample_clients(server_round, *arguments, **keys):
+    def make(**keys):
         checked = RunConfig.from_flower(config | {key.replace("_", "-"): value for key, value in keys.items()})
         clients = {client: ClientInfo(10, 10, (0,)) for client in range(checked.num_clients)}
         federation = Federation(clients, {}, False, "made", (1, 16, 16), tuple(range(10)), ("cpu",))
         start = Checkpoint.start(build_model("FourConvNet", (1, 16, 16), 10, 0))
-        strategy = SharedPartFedAvg(checked, federation, None, [start], None, None)
-        return strategy.sample_clients(server_round, *arguments)
+        return SharedPartFedAvg(checked, federation, None, [start], None, None)
+
+    return make
+
+
+@pytest.fixture
+def sample(new_strategy):
+    """A function that samples the clients of a round, without a run."""
+
+    def sample_clients(server_round, *arguments, **keys):
+        return new_strategy(**keys).sample_clients(server_round, *arguments)
 
     return sample_clients
+
+
+@pytest.mark.parametrize(
+    "wrapper", [DifferentialPrivacyClientSideFixedClipping, DifferentialPrivacyServerSideFixedClipping]
+)
+def test_the_strategy_refuses_to_be_wrapped_by_flowers_own(config, new_strategy, wrapper):
+    """Its rounds would run without records and checkpoints, and the saved model would have no noise."""
+    strategy = new_strategy()
+    with pytest.raises(RunError, match="give dp-clipping-norm"):
+        wrapper(strategy, 1.0, 1.0, 4).start(InProcessGrid(config), ArrayRecord(strategy.global_model))
 
 
 def test_every_round_samples_other_clients_without_replacement(sample):
