@@ -12,6 +12,7 @@ from support.pictures import write_folder
 
 from fedbabu.config import default_run_config
 from fedbabu.config.defaults import parse_overrides
+from fedbabu.reproduction.local_superlink import free_port
 from fedbabu.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("papers_width")]
@@ -83,38 +84,29 @@ def test_without_authentication_it_has_another_id_and_is_asked_again(tmp_path, m
     assert "serves client 2 now" in output
 
 
-@pytest.mark.parametrize(
-    ("credentials", "reason"),
-    [
-        (["--root-certificates", "trial/credentials/ca.crt"], "authenti"),
-        (["--insecure"], "disconnected"),
-        (["--root-certificates", "others/ca.crt"], "CERTIFICATE_VERIFY_FAILED"),
-        (
-            [
-                "--root-certificates",
-                "trial/credentials/ca.crt",
-                "--auth-supernode-private-key",
-                "others/supernode-0.key",
-            ],
-            "activate",
-        ),
-    ],
-    ids=["without a key", "in plain text", "another authority", "a wrong key"],
-)
-def test_who_does_not_belong_is_turned_away(secure, credentials, reason):
-    others = secure.folder / "others"
-    if not others.exists():
-        secure.execute("python conf/deployment/credentials.py others --num-supernodes 1")
-    command = [
-        BIN / "flower-supernode", *credentials, "--superlink", f"127.0.0.1:{secure.port}", "--max-retries", "1",
-        "--port", str(secure.first_node_port + 9), "--node-config", "partition-id=0",
-    ]  # fmt: skip
-    result = subprocess.run(
-        command, cwd=secure.folder, env=secure.environment, text=True, capture_output=True, timeout=120
-    )
-    printed = result.stdout + result.stderr
-    assert result.returncode != 0, printed
-    assert reason in printed
+OWN, OTHERS = ["--root-certificates", "trial/credentials/ca.crt"], ["--root-certificates", "others/ca.crt"]
+TURNED_AWAY = {  # what a SuperNode gives, and what it is told
+    "without a key": (OWN, "All SuperNodes must be registered"),
+    "in plain text": (["--insecure"], "Server disconnected"),
+    "another authority": (OTHERS, "CERTIFICATE_VERIFY_FAILED"),
+    "a wrong key": ([*OWN, "--auth-supernode-private-key", "others/supernode-0.key"], "Failed to activate SuperNode"),
+}
+
+
+def test_who_does_not_belong_is_turned_away(secure):
+    secure.execute("python conf/deployment/credentials.py others --num-supernodes 1")
+    started = {}
+    for name, (credentials, _) in TURNED_AWAY.items():
+        options = ["--superlink", f"127.0.0.1:{secure.port}", "--port", str(free_port()), "--max-retries", "1"]
+        with (secure.folder / f"{name}.log").open("w") as log:
+            command = [BIN / "flower-supernode", *credentials, *options, "--node-config", "partition-id=0"]
+            started[name] = subprocess.Popen(command, cwd=secure.folder, env=secure.environment, stdout=log, stderr=log)
+    for name, (_, reason) in TURNED_AWAY.items():
+        status = started[name].wait(timeout=120)
+        printed = (secure.folder / f"{name}.log").read_text()
+        assert status != 0, printed
+        assert "Exit Code: 305" in printed
+        assert reason in printed
 
 
 def test_a_node_whose_classes_cannot_be_matched_is_refused_by_name(secure):
