@@ -1,7 +1,6 @@
-"""The command `fedbabu`: its help, its errors as sentences, and the commands that the README shows."""
+"""The command `fedbabu`: its help, its errors as sentences."""
 
 import re
-import shlex
 import subprocess
 import sys
 
@@ -11,10 +10,7 @@ from support.fake_runs import FakeRuns, ramp
 
 from fedbabu.cli import main
 from fedbabu.config import default_run_config
-from fedbabu.reproduction.experiment import Experiment
-from fedbabu.reproduction.paper.tables import cells_of_table
 
-PAGES = ("docs/experiments.md", "docs/_static/README.md")
 ONE_CELL = ["experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4", "algorithm=fedavg"]
 
 
@@ -96,61 +92,3 @@ def test_a_file_that_cannot_be_written_is_one_sentence(capsys, tmp_path):
     (tmp_path / "file").touch()
     sentence, _ = run(capsys, "report", *ONE_CELL, f"results-dir={tmp_path}/file")
     assert str(tmp_path / "file") in sentence
-
-
-def commands(text):
-    """The overrides of each sweep and report in a text, as a shell splits them; a line may set a variable."""
-    variables = {}
-    for line in text.splitlines():
-        if line.startswith(("fedbabu sweep experiment=", "fedbabu report experiment=")):
-            words = shlex.split(line, comments=True)[2:]
-            for name, value in variables.items():  # "$name" is one word, $name may be several
-                words = [value if word == f"${name}" and f'"${name}"' in line else word for word in words]
-                words = [part for word in words for part in (value.split() if word == f"${name}" else [word])]
-            yield line, [word for word in words if not word.startswith("--")]
-        elif found := re.fullmatch(r"(\w+)=((['\"]).*\3)", line):
-            variables[found[1]] = shlex.split(found[2])[0]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_can_be_composed(page):
-    lines = list(commands((PROJECT / page).read_text(encoding="utf-8")))
-    assert len(lines) >= 8
-    for line, overrides in lines:
-        assert Experiment.compose(overrides).cells, line
-
-
-def test_the_gallery_has_a_command_for_every_figure_with_runs():
-    page = (PROJECT / "docs" / "_static" / "README.md").read_text(encoding="utf-8")
-    shown = {word.removeprefix("experiment=") for _, words in commands(page) for word in words if "experiment=" in word}
-    assert shown == {f"figure{number:02}" for number in (*range(2, 10), 12, 13, 15, 16)}
-    for path in re.findall(r"\]\((\S+\.png)\)", page):
-        assert (PROJECT / "docs" / "_static" / path).is_file()
-
-
-def test_the_docs_have_a_command_for_every_algorithm_of_table_13():
-    lines = [line for line, _ in commands((PROJECT / "docs" / "experiments.md").read_text(encoding="utf-8"))]
-    for algorithm in {cell.axes["algorithm"] for cell in cells_of_table(13)}:
-        assert any(f"algorithm={algorithm}" in line.split() for line in lines)
-
-
-LINK = re.compile(r"\]\(([^)#]+)?(#[^)]+)?\)")
-
-
-def anchors(page) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {"#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-ALL_PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.md"))]
-
-
-@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
-    for path, anchor in LINK.findall(page.read_text(encoding="utf-8")):
-        if path.startswith(("http", "mailto")):
-            continue
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), path
-        assert not anchor or anchor in anchors(target), anchor

@@ -1,14 +1,13 @@
 """The tutorials' code is executed as it stands, and does what they say."""
 
-import re
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support import PROJECT
 from support.in_process import run_server
 from support.local_training import TRANSFORM, random_examples, small_model, train_model
+from support.pages import snippets
 from support.pictures import KNOWN, write_known
 
 from fedbabu import models
@@ -20,17 +19,11 @@ from fedbabu.data.source import DataSpec
 from fedbabu.models import build_model, networks
 
 
-def code_of(page: str) -> str:
-    """The Python code of a tutorial."""
-    text = (PROJECT / "docs" / "tutorials" / page).read_text(encoding="utf-8")
-    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
-
-
 @pytest.fixture
 def fedsam(monkeypatch) -> dict:
     """What the file of FedSAM defines, with its algorithms among those of the package."""
     defined: dict = {}
-    exec(code_of("add_an_algorithm.md"), defined)
+    exec(snippets("tutorials/add_an_algorithm.md"), defined)
     for name in ("FEDSAM", "FEDSAM_BABU"):
         monkeypatch.setitem(ALGORITHMS, defined[name].name, defined[name])
     return defined
@@ -62,7 +55,7 @@ def test_fedsam_babu_runs_like_any_algorithm(fedsam, tiny_config):
 
 def test_svhn_is_a_known_dataset(monkeypatch, tmp_path):
     monkeypatch.setattr(known, "KNOWN_DATASETS", entries := dict(known.KNOWN_DATASETS))
-    exec(code_of("add_a_dataset.md"), {"KNOWN_DATASETS": entries, "KnownDataset": known.KnownDataset})
+    exec(snippets("tutorials/add_a_dataset.md"), {"KNOWN_DATASETS": entries, "KnownDataset": known.KnownDataset})
     svhn = replace(entries["svhn"], num_examples=(20, 20))
     monkeypatch.setitem(known.KNOWN_DATASETS, "svhn", svhn)
     monkeypatch.setattr("fedbabu.data.source.KNOWN_DATASETS", known.KNOWN_DATASETS)
@@ -79,7 +72,7 @@ def test_svhn_is_a_known_dataset(monkeypatch, tmp_path):
 
 def test_lenet_trains_with_every_part(monkeypatch):
     names = vars(networks) | vars(models)
-    exec(code_of("add_a_network.md"), names)
+    exec(snippets("tutorials/add_a_network.md"), names)
     monkeypatch.setitem(models.MODELS, "LeNet", names["LeNet"])
     model = build_model("LeNet", (1, 28, 28), 10, seed=0)
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)

@@ -1,8 +1,11 @@
 """A run as Python objects: its tables, and its network, which predicts as the run measured."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
+from support.pages import snippets
 
 import fedbabu
 from fedbabu import load_run
@@ -52,3 +55,12 @@ def test_what_is_no_run_is_a_sentence(tmp_path):
         load_run(tmp_path)
     with pytest.raises(AttributeError, match="no attribute 'loadrun'"):
         _ = fedbabu.loadrun
+
+
+def test_the_snippet_of_the_page_works_on_a_run(finished):
+    code, num_runs = re.subn(r'load_run\(".*"\)', f"load_run({str(finished.run.path)!r})", snippets("experiments.md"))
+    assert num_runs == 1
+    defined = {"images": np.random.default_rng(0).integers(0, 256, (20, 16, 16, 1), dtype=np.uint8)}
+    exec(code, defined)
+    assert set(defined["classes"]) <= set(defined["run"].class_names)
+    assert len(defined["classes"]) == 20

@@ -1,6 +1,7 @@
 """Models of single clients: kept by a run, made of a run for a new client, and used to classify image files."""
 
 import csv
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -8,6 +9,7 @@ import pytest
 import torch
 from support.in_process import run_server
 from support.local_data import LOCAL_DATA, nodes_with_local_data
+from support.pages import snippets
 from support.pictures import write_folder
 
 from fedbabu import client_app
@@ -263,3 +265,14 @@ def test_a_newcomer_is_augmented_as_the_run_was(tiny_config, newcomer):
     run, _ = run_server(tiny_config | {"crop-padding": 1, "horizontal-flip": "no", "num-server-rounds": 1})
     spec = with_augmentation(DataSpec(str(newcomer), "picture", "kind"), run)
     assert (spec.crop_padding, spec.flip) == (1, False)
+
+
+def test_the_snippet_of_the_page_works_on_a_kept_model(kept, tmp_path, monkeypatch):
+    run, _ = kept
+    shutil.copy(run.path / "personal" / "0.safetensors", tmp_path / "mine-model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 1), dtype=np.uint8)
+    defined = {"images": images}
+    exec(snippets("personal_models.md"), defined)
+    assert set(defined["classes"]) <= set(map(str, DIGITS))
+    assert len(defined["classes"]) == 20
