@@ -74,9 +74,8 @@ def describe(message: Message, context: Context) -> Message:
         marker = str(message.content.config_records[MARKER]["path"])
         if marker and _needs_run_folder(node) and not Path(marker).exists():
             raise ConfigError(
-                f"A node does not see the server's results-dir = '{node.config.results_dir}', where each client keeps "
-                f"its model's state with algorithm = '{node.config.algorithm}' and keep-personalized = "
-                f"{str(node.config.keep_personalized).lower()}: give a folder that all machines share."
+                f"A node does not see {Path(marker).parent}, where {_what_is_kept(node)}: results-dir must be a folder "
+                "that all machines share."
             )
         info = node.info()
         info.notes = tuple(without_paths(note, context) for note in info.notes)
@@ -92,16 +91,16 @@ def train_clients(message: Message, context: Context) -> Message:
     """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
     node, task, folder, networks = _unpack(message, context)
     store, reply, started = ClientStore(folder / "clients"), TrainReply(), perf_counter()
-    for client, saved_rounds in task.clients.items():
+    for number, saved_rounds in task.clients.items():
         try:
-            client_state = store.load(client, saved_rounds[0])
-            trained = train_client(node.client(client, networks), client_state, task.training_rounds)
+            client = node.client(number, networks, task.data_checksums.get(number, ""))
+            trained = train_client(client, store.load(number, saved_rounds[0]), task.training_rounds)
             if trained.client_state:
-                store.save(client, task.server_round, trained.client_state, saved_rounds)
+                store.save(number, task.server_round, trained.client_state, saved_rounds)
         except Exception as error:  # of any kind: the node's other clients are trained all the same
-            reply.failed[client] = _failure_reason(error, context)
+            reply.failed[number] = _failure_reason(error, context)
         else:
-            reply.add(client, trained, only_client=len(task.clients) == 1)
+            reply.add(number, trained, only_client=len(task.clients) == 1)
     reply.seconds = perf_counter() - started
     return Message(reply.to_content(), reply_to=message)
 
@@ -114,7 +113,8 @@ def evaluate_clients(message: Message, context: Context) -> Message:
     store, reply, started = ClientStore(folder / "clients"), EvaluateReply(), perf_counter()
     for number, saved_rounds in task.clients.items():
         try:
-            client, client_state = node.client(number, networks), store.load(number, saved_rounds[0])
+            client = node.client(number, networks, task.data_checksums.get(number, ""))
+            client_state = store.load(number, saved_rounds[0])
             if task.personalize:
                 result, directions = fine_tune_client(client, client_state, task.server_round, task.last_sampled_client)
                 add_weighted(reply.direction_sums, directions)
@@ -155,10 +155,7 @@ def _folder_for_what_is_kept(node: Node, task: Task) -> Path:
     if not node.local_data and run.is_dir():
         return run
     if _needs_run_folder(node):
-        raise RuntimeError(
-            f"Nodes that share clients must share the run folder {run}, where algorithm = "
-            f"'{node.config.algorithm}' keeps a part of every client's model; this node cannot see it."
-        )
+        raise RuntimeError(f"This node does not see the run folder {run}, where {_what_is_kept(node)}.")
     return folder_of_run(task.run_id, run.name) if _keeps_anything(node) else run
 
 
@@ -168,6 +165,13 @@ def _needs_run_folder(node: Node) -> bool:
     That is so if nodes share clients, and in a simulation, whose workers are bound to no node.
     """
     return _keeps_anything(node) and not node.local_data and (len(node.clients) > 1 or is_ray_worker())
+
+
+def _what_is_kept(node: Node) -> str:
+    """What clients keep and why, for a sentence."""
+    if node.config.algorithm_spec.keeps:
+        return f"algorithm = '{node.config.algorithm}' keeps a part of every client's model"
+    return "keep-personalized = true keeps every client's model"
 
 
 def _keeps_anything(node: Node) -> bool:

@@ -54,7 +54,8 @@ def main(grid: Grid, context: Context) -> None:
         clients = counted(config.num_clients, "client")
         print(f"Looking for {clients}; SuperNodes without data of their own read '{config.dataset}' …", flush=True)
         with marked(run.path if given_config.resume else config.results_folder) as marker:
-            federation = discover(grid, config, run.agreed_class_names if given_config.resume else (), marker)
+            class_names = run.recorded.get("class-names", ()) if given_config.resume else ()
+            federation = discover(grid, config, tuple(class_names), marker)
         _check_data_on_server(config, federation)
 
         # The model and the run folder: new, or where the earlier run stopped.

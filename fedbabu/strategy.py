@@ -193,13 +193,14 @@ class SharedPartFedAvg(FedAvg):
     def sample_clients(self, server_round: int, attempt: int = 1, failed: Collection[int] = ()) -> list[int]:
         """Sample the clients of a round without replacement (Algorithm 1, line 4).
 
-        Without communication, each client takes part in one round. In a further attempt at a round, clients that failed
-        in it are not sampled again, as long as there are enough others.
+        Without communication, each client takes part in one round, or in a later one if it joins later. In a further
+        attempt at a round, clients that failed in it are not sampled again, as long as there are enough others.
         """
         clients = sorted(self.federation.clients)
         if not self.config.algorithm_spec.communicates:
-            of_round = range(server_round - 1, self.config.num_clients, self.config.num_rounds)
-            return [client for client in of_round if client in self.federation.clients]
+            asked = {client for record in self.history for client in record.clients}
+            due = [client for client in clients if client % self.config.num_rounds < server_round]
+            return [client for client in due if client not in asked]
         others = [client for client in clients if client not in failed]
         clients = others if len(others) >= self.config.min_fit_clients else clients
         stream = (server_round,) if attempt == 1 else (server_round, attempt - 1)
@@ -319,6 +320,7 @@ class SharedPartFedAvg(FedAvg):
         self, model: Mapping[str, Tensor], states: Mapping[int, int], server_round: int, personalize: bool = False
     ) -> Evaluation:
         """Evaluate all clients with a model and their states of some rounds, with the draws of a round."""
+        self._look_for_late_nodes()
         task = self._task(server_round, self._clients_with_model(), [], personalize, states)
         messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(model)), self._run_config)
         return self._collect(self.messenger.send(messages, self._timeout), personalize)
@@ -348,7 +350,7 @@ class SharedPartFedAvg(FedAvg):
             return {}
         records = [*self.history, self.record]
         reasons = {client: reason for record in records for client, reason in record.failed.items()}
-        return {client: reasons.get(client, "the reason is not known") for client in sorted(clients)}
+        return {client: reasons.get(client, "it joined after the last round") for client in sorted(clients)}
 
     def _absent_clients(self) -> list[int]:
         """The clients that no node has offered so far."""
@@ -395,6 +397,7 @@ class SharedPartFedAvg(FedAvg):
             training_rounds=training_rounds,
             last_sampled_client=self._last_sampled_client(server_round),
             class_names=self.federation.class_names if self.federation.local_data else (),
+            data_checksums={client: self.federation.clients[client].checksum for client in clients},
             personalize=personalize,
             keep_models=config.keep_personalized and final and are_results,
         )

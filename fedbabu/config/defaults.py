@@ -21,7 +21,8 @@ def app_file(name: str) -> Path:
 
 PYPROJECT = app_file("pyproject.toml")
 
-# Runtime keys say how a run is carried out and do not change its results. A resumed run may be given new values.
+# Runtime keys say how a run is carried out, and change no result if no client fails or is absent. A resumed run may be
+# given new values.
 RUNTIME_KEYS = (
     "device", "checkpoint-every", "client-timeout", "min-available-clients", "min-fit-clients", "max-round-retries",
     "logger",

@@ -174,6 +174,10 @@ class RunConfig(RunConfigKeys):
         """Whether a run may start with fewer clients than num-clients, and without nodes that cannot be used."""
         return 0 < self.min_available_clients < self.num_clients
 
+    def may_start_with(self, num_clients: int) -> bool:
+        """Whether so many clients are enough to start without the others, if no other is found for some time."""
+        return self.starts_without_all_clients and num_clients >= self.min_available_clients
+
     @property
     def clients_per_round(self) -> int:
         """Number of clients sampled in a round, max(⌊f · N⌋, 1) (Algorithm 1, line 3); 0 in centralized training."""

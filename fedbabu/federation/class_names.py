@@ -8,23 +8,31 @@ from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import ClientInfo
 
 
+def unmatched(class_names_of: Mapping[int, ClassNames]) -> dict[int, ConfigError]:
+    """The nodes whose classes cannot be matched with those of the others, and why: of names and numbers, the fewer."""
+    numbered = [node for node, names in class_names_of.items() if all(isinstance(name, int) for name in names)]
+    named = [node for node in class_names_of if node not in numbered]
+    if not numbered or not named:
+        return {}
+    error = ConfigError(
+        f"SuperNode {named[0]} has the classes {shorten(class_names_of[named[0]])}, and SuperNode {numbered[0]} "
+        f"only the numbers {shorten(class_names_of[numbered[0]])}, which cannot be matched: all owners must name "
+        "their classes, or all must number them alike."
+    )
+    return dict.fromkeys(numbered if len(numbered) <= len(named) else named, error)
+
+
 def agree_on_class_names(class_names_of: Mapping[int, ClassNames]) -> ClassNames:
     """The classes of all nodes, given those of each node: the same list, or else all of them in sorted order.
 
     Raises:
         ConfigError: If some nodes have names of classes and others only numbers, which cannot be matched.
     """
+    for error in unmatched(class_names_of).values():
+        raise error
     lists = set(class_names_of.values())
     if len(lists) == 1:
         return lists.pop()
-    numbered = [node for node, names in class_names_of.items() if all(isinstance(name, int) for name in names)]
-    named = [node for node in class_names_of if node not in numbered]
-    if numbered and named:
-        raise ConfigError(
-            f"SuperNode {named[0]} has the classes {shorten(class_names_of[named[0]])}, and SuperNode {numbered[0]} "
-            f"only the numbers {shorten(class_names_of[numbered[0]])}, which cannot be matched: all owners must name "
-            "their classes, or all must number them alike."
-        )
     return tuple(sorted({name for names in lists for name in names}))  # type: ignore[return-value]
 
 

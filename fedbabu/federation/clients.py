@@ -42,6 +42,7 @@ class Federation:
     notes: tuple[str, ...] = ()  # sentences of the nodes about their data, without their full stops
     # The checksum of each client's data, also of clients that took part before the run was resumed.
     checksums: dict[int, str] = field(default_factory=dict)
+    refused_nodes: frozenset[int] = frozenset()  # that were asked, and cannot be used
 
     def __post_init__(self) -> None:
         for client, info in self.clients.items():

@@ -65,8 +65,8 @@ class Delivery:
         self.failed: dict[int, str] = {}  # why clients have no reply, or had none from the first node
         self.asked_clients: dict[str, list[int]] = {}  # of each answered message, by the message's id
         tasks = {message.metadata.dst_node_id: Task.from_content(message.content) for message in messages}
-        saved_rounds = {client: saved for task in tasks.values() for client, saved in task.clients.items()}
-        self._task = next(iter(tasks.values())).model_copy(update={"clients": saved_rounds})
+        first, *others = tasks.values()
+        self._task = first.joined_with(others)
         self._message_type, self._content = messages[0].metadata.message_type, messages[0].content
         self._kind = f"{self._message_type}, personalize = {self._task.personalize}"
         self._waiting = {node: list(task.clients) for node, task in tasks.items()}  # to be sent to each node

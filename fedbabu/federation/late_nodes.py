@@ -8,10 +8,9 @@ from time import monotonic
 from flwr.serverapp import Grid
 
 from fedbabu.config import RunConfig
-from fedbabu.data.classes import shorten
-from fedbabu.errors import counted
 from fedbabu.federation.class_names import renumbered
 from fedbabu.federation.clients import Federation
+from fedbabu.federation.fitting import other_shape, unknown_classes
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.queries import ask_nodes
 from fedbabu.heartbeat import Heartbeat
@@ -33,7 +32,8 @@ class LateNodes:
         self.grid = grid
         self.config = config
         self.federation = federation
-        self._asked = {node for nodes in federation.nodes_of.values() for node in nodes}
+        # The connected nodes that need not be asked (again).
+        self._asked = {node for nodes in federation.nodes_of.values() for node in nodes} | federation.refused_nodes
         self._silent_until: dict[int, float] = {}  # when a node that did not answer is asked again
 
     def look(self) -> bool:
@@ -42,6 +42,7 @@ class LateNodes:
         A node is not used for a client that has other data than before, or data that do not fit, and a line says so.
         """
         connected, nodes_of = set(self.grid.get_node_ids()), self.federation.nodes_of
+        self._asked &= connected  # a node that comes back may offer something else
         if all(connected.intersection(nodes_of.get(client, ())) for client in range(self.config.num_clients)):
             return False
         waited_for = {node for node, until in self._silent_until.items() if monotonic() < until}
@@ -49,7 +50,7 @@ class LateNodes:
             return False
         before = len(self.federation.clients)
         self._silent_until |= dict.fromkeys(new_nodes, monotonic() + NEW_NODE_SECONDS + SILENT_NODE_SECONDS)
-        for answer in ask_nodes(self.grid, new_nodes, self.config, NEW_NODE_SECONDS, Heartbeat()):
+        for answer in ask_nodes(self.grid, new_nodes, self.config, lambda: NEW_NODE_SECONDS, Heartbeat()):
             del self._silent_until[answer.node]
             if answer.failed:  # it is asked again next time
                 continue
@@ -62,10 +63,13 @@ class LateNodes:
 
     def _add(self, node: int, info: NodeInfo) -> None:
         """Use a node for those of its clients whose data fit."""
-        if reason := self._misfit(info):
-            print(f"SuperNode {node} is not used: {reason}", flush=True)
-            return
         federation = self.federation
+        misfit = unknown_classes(node, info, federation.class_names)
+        if info.image_shape != federation.image_shape:
+            misfit = other_shape(node, info.image_shape, "The run", federation.image_shape)
+        if misfit:
+            print(f"SuperNode {node} is not used: {misfit}", flush=True)
+            return
         for client, offered in info.clients.items():
             client_info = renumbered(offered, info.class_names, federation.class_names)
             checksum = federation.checksum_of(client, client_info)
@@ -75,20 +79,3 @@ class LateNodes:
             joins = client not in federation.clients
             federation.add(client, client_info, node)
             print(f"SuperNode {node} serves client {client} now{', which joins the run' if joins else ''}", flush=True)
-
-    def _misfit(self, info: NodeInfo) -> str:
-        """Why what a node offers does not fit to the run; empty if it does."""
-        federation = self.federation
-        if unknown := [name for name in info.class_names if name not in federation.class_names]:
-            return f"the run, which has started, does not know its classes {shorten(unknown)}."
-        if info.image_shape != federation.image_shape:
-            (channels, height, width), (_, *size) = info.image_shape, federation.image_shape
-            images = f"{height}×{width} pixels with {counted(channels, 'channel')}"
-            return f"its images have {images}, those of the run {size[0]}×{size[1]} with {federation.image_shape[0]}."
-        trained = {label for each in federation.clients.values() for label in each.classes}
-        offered = [renumbered(each, info.class_names, federation.class_names) for each in info.clients.values()]
-        trained.update(label for each in offered for label in each.classes)
-        trained_names = {federation.class_names[label] for label in trained}
-        if untrained := [name for name in info.tested_classes if name not in trained_names]:
-            return f"it has test images of classes of which no client has training images, {shorten(untrained)}."
-        return ""

@@ -5,7 +5,7 @@ or an `EvaluateReply`. Numbers and texts travel as JSON in a ConfigRecord, tenso
 node also carries the run configuration, which the server decides on.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Self
 
 import torch
@@ -103,6 +103,7 @@ class Task(Content):
     training_rounds: list[int]  # to go through, usually this round alone; empty in evaluation
     last_sampled_client: int = 0  # of the round
     class_names: ClassNames = ()  # the numbering of the classes, for nodes with local data; empty for the node's own
+    data_checksums: dict[int, str] = {}  # of each client's data, as its node said before the run, or when it joined
     personalize: bool = False  # in evaluation, whether to measure accuracy without the head and to fine-tune
     keep_models: bool = False  # whether to save each client's model after its fine-tuning
 
@@ -112,7 +113,16 @@ class Task(Content):
 
     def restricted_to(self, clients: list[int]) -> "Task":
         """The same task for some of its clients."""
-        return self.model_copy(update={"clients": {client: self.clients[client] for client in clients}})
+        saved_rounds = {client: self.clients[client] for client in clients}
+        checksums = {client: value for client, value in self.data_checksums.items() if client in saved_rounds}
+        return self.model_copy(update={"clients": saved_rounds, "data_checksums": checksums})
+
+    def joined_with(self, others: Iterable["Task"]) -> "Task":
+        """The same task for its clients and those of other such tasks."""
+        tasks = [self, *others]
+        saved_rounds = {client: saved for task in tasks for client, saved in task.clients.items()}
+        checksums = {client: value for task in tasks for client, value in task.data_checksums.items()}
+        return self.model_copy(update={"clients": saved_rounds, "data_checksums": checksums})
 
 
 class TrainResult(BaseModel):

@@ -127,8 +127,14 @@ class Node:
         global_model.load_state_dict(global_state)
         return model, global_model
 
-    def client(self, client: int, networks: tuple[SplitNetwork, SplitNetwork]) -> Client:
-        """One of the node's clients, ready for training or evaluation with these networks."""
+    def client(self, client: int, networks: tuple[SplitNetwork, SplitNetwork], data_checksum: str = "") -> Client:
+        """One of the node's clients, ready for training or evaluation with these networks.
+
+        Raises:
+            RuntimeError: If its data do not have the given checksum.
+        """
+        if data_checksum and data_checksum != self.dataset.checksum:
+            raise RuntimeError("its data have changed since the run started, or since it joined")
         return Client(client, self.config, self.dataset, self.partition, *networks, secret_noise=self.local_data)
 
 

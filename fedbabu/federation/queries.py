@@ -1,6 +1,6 @@
 """Asking nodes what they offer: which clients each can serve, and what data these have."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
 
@@ -29,7 +29,12 @@ class Answer:
 
 
 def ask_nodes(
-    grid: Grid, nodes: Sequence[int], config: RunConfig, timeout: float, heartbeat: Heartbeat, marker: str = ""
+    grid: Grid,
+    nodes: Sequence[int],
+    config: RunConfig,
+    timeout: Callable[[], float],
+    heartbeat: Heartbeat,
+    marker: str = "",
 ) -> Iterator[Answer]:
     """Ask nodes what they offer; yields their answers as they come, until all have answered or the timeout is over.
 
@@ -37,27 +42,27 @@ def ask_nodes(
         grid: Flower's grid.
         nodes: The nodes' ids.
         config: The run configuration, which nodes need to read their data.
-        timeout: The seconds that all may take together; 0 for any time.
+        timeout: Returns the seconds that all may take together, 0 for any time; it is called again and again.
         heartbeat: Says how many nodes are silent.
         marker: The path of a file in the results-dir, which nodes must see if clients keep something there.
     """
     content = RecordDict({"run-config": ConfigRecord(config.to_flower()), MARKER: ConfigRecord({"path": marker})})
     queries = [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
     grid.push_messages(queries)
-    waiting = {query.metadata.message_id for query in queries}
+    # The nodes by the ids of their messages: the reply for a node that is gone comes from the SuperLink.
+    waiting = {query.metadata.message_id: query.metadata.dst_node_id for query in queries}
     started = monotonic()
-    while waiting and not (timeout and monotonic() - started > timeout):
+    while waiting and not 0 < timeout() < monotonic() - started:
         replies = list(grid.pull_messages(list(waiting)))
-        waiting.difference_update(reply.metadata.reply_to_message_id for reply in replies)
-        yield from (_answer(reply, config) for reply in replies)
+        for reply in replies:
+            yield _answer(waiting.pop(reply.metadata.reply_to_message_id), reply, config)
         if not replies:
             heartbeat.beat(f"    {counted(len(waiting), 'SuperNode')} reading data")
             sleep(pull_seconds(grid))
 
 
-def _answer(reply: Message, config: RunConfig) -> Answer:
-    """The answer in a reply, which is checked."""
-    node = reply.metadata.src_node_id
+def _answer(node: int, reply: Message, config: RunConfig) -> Answer:
+    """The answer in a node's reply, which is checked."""
     if reply.has_error():  # its process may have died
         return Answer(node, failed=str(reply.error.reason))
     try:

@@ -38,7 +38,7 @@ def check_writable(folder: Path, description: str) -> None:
 @contextmanager
 def marked(folder: Path) -> Iterator[str]:
     """Put a file into a folder, by which other processes can tell that they see the same folder; yields its path."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".marker-") as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".marker-", suffix=".tmp") as file:
         yield file.name
 
 

@@ -35,7 +35,6 @@ from torch import Tensor
 
 from fedbabu.config import PROTOCOLS, Measurement, RunConfig
 from fedbabu.config.defaults import ADDED_KEYS
-from fedbabu.data.classes import ClassNames
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import Federation
 from fedbabu.models import SplitNetwork, build_model
@@ -75,25 +74,21 @@ class RunFolder:
                 "name": federation.dataset,
                 "image-shape": list(federation.image_shape),
                 "num-classes": federation.num_classes,
-                "num-train-examples": sum(federation.num_train.values()),
             },
             "class-names": list(federation.class_names),
             "normalization": dict(zip(("mean", "std"), federation.normalization, strict=True))
             if federation.normalization
             else None,
-            "clients-checksum": federation.checksum,
-            # In a real federation, clients may join later, and others be absent when the run is resumed.
-            **({"client-checksums": _by_text(federation.checksums)} if federation.local_data else {}),
-            "clients-hold-equally-many": len(set(federation.num_train.values())) == 1,
             "federation": {"num-supernodes": federation.num_nodes, "devices": list(federation.devices)},
             "versions": software_versions(),
         }
+        recorded = _with_clients(recorded, federation)
         run._write_json("config.json", recorded)  # last, because a folder with this file counts as a run
         return run
 
     def record_clients(self, federation: Federation) -> None:
         """Record the clients that have joined the run since it started."""
-        self._write_json("config.json", self.recorded | {"client-checksums": _by_text(federation.checksums)})
+        self._write_json("config.json", _with_clients(self.recorded, federation))
         del self.recorded  # to be read anew
 
     @contextmanager
@@ -144,13 +139,8 @@ class RunFolder:
 
     @property
     def client_checksums(self) -> dict[int, str]:
-        """The checksums of the data of all clients of a real federation that took part so far; empty otherwise."""
+        """The checksum of the data of every client that took part so far; empty for a run of an earlier version."""
         return {int(client): checksum for client, checksum in self.recorded.get("client-checksums", {}).items()}
-
-    @property
-    def agreed_class_names(self) -> ClassNames:
-        """The classes that the owners in a real federation agreed on, in order; empty otherwise."""
-        return tuple(self.recorded["class-names"]) if self.client_checksums else ()
 
     def build_model(self) -> SplitNetwork:
         """The network of the run, with random weights."""
@@ -327,9 +317,19 @@ class RunFolder:
         write_whole(self.path / name, json.dumps(content, indent=2).encode())
 
 
-def _by_text(values: Mapping[int, str]) -> dict[str, str]:
-    """The same values with their keys as texts, as JSON has them, in order."""
-    return {str(key): value for key, value in sorted(values.items())}
+def _with_clients(recorded: Mapping[str, Any], federation: Federation) -> dict[str, Any]:
+    """What config.json says, with the clients of the federation.
+
+    While clients are absent that took part before the run was resumed, what is said about all of them stays as it was.
+    """
+    checksums = {str(client): checksum for client, checksum in sorted(federation.checksums.items())}
+    changed: dict[str, Any] = {"client-checksums": checksums}
+    if federation.checksums.keys() == federation.clients.keys():
+        num_train = federation.num_train.values()
+        changed["dataset"] = {**recorded["dataset"], "num-train-examples": sum(num_train)}
+        changed["clients-checksum"] = federation.checksum
+        changed["clients-hold-equally-many"] = len(set(num_train)) == 1
+    return {**recorded, **changed}
 
 
 def clients_in_words(number: int, total: int) -> str:

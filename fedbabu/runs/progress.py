@@ -119,7 +119,8 @@ class Progress:
         estimate = f" (about {format_duration(seconds)})" if seconds else ""
         epochs = f" for {config.num_finetune_epochs} epochs" if config.total_finetune_epochs else ""
         name = "fine-tuning" if epochs else "evaluating"
-        self._heartbeat.print(f"{name} all {config.num_clients} clients{epochs}{estimate} …")
+        clients = counted(len(self.federation.clients), "client")
+        self._heartbeat.print(f"{name} all {clients}{epochs}{estimate} …")
 
     def _seconds_left(self, finished_rounds: int) -> float:
         """How long the run will take after a number of rounds, at the speed of the latest; 0 if none were trained."""

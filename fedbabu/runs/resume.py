@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedbabu.config import RUNTIME_KEYS, RunConfig, default_run_config, toml_value, with_protocol
-from fedbabu.data.classes import shorten
 from fedbabu.errors import ConfigError, listed
 from fedbabu.federation.clients import Federation
 from fedbabu.runs.folder import RunFolder, software_versions
@@ -60,18 +59,18 @@ def check_same_clients(run: RunFolder, federation: Federation) -> None:
     now = software_versions() | {"devices": ", ".join(federation.devices)}
     if changed := [f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]]:
         print(f"The environment has changed, so the last digits may differ: {'; '.join(changed)}.", flush=True)
+    if run.dataset["image-shape"] != list(federation.image_shape):
+        raise ConfigError(f"The clients of the run in {run.path} had images of another size or number of channels.")
     if checksums := run.client_checksums:
         others = [client for client, each in federation.checksums.items() if checksums.get(client, each) != each]
         if others:
-            raise ConfigError(f"Clients of the run in {run.path} had other data before: {listed(sorted(others))}.")
+            raise ConfigError(
+                f"Clients of the run in {run.path} had other data, of '{run.config['dataset']}': "
+                f"{listed(sorted(others))}."
+            )
         federation.checksums.update(checksums)
         run.record_clients(federation)
-        return
-    names = list(federation.class_names)
-    if recorded.get("class-names", names) != names:
+    elif run.recorded["clients-checksum"] != federation.checksum:  # a run of an earlier version
         raise ConfigError(
-            f"The run in {run.path} has the classes {shorten(recorded['class-names'])}, but the clients now have "
-            f"{shorten(names)}."
+            f"The clients of the run in {run.path} had other data, of '{run.config['dataset']}', or some are absent."
         )
-    if recorded["clients-checksum"] != federation.checksum:
-        raise ConfigError(f"The clients of the run in {run.path} had other data, of '{run.config['dataset']}'.")

@@ -11,9 +11,12 @@ from support.errors import config_error
 from support.faults import fail_clients
 from support.in_process import run_server, tasks
 from support.local_data import LOCAL_DATA, nodes_with_local_data
+from support.pictures import write_folder
 
 from fedbabu.client_app import without_paths
+from fedbabu.data.dataset import open_dataset
 from fedbabu.errors import ConfigError, RunError
+from fedbabu.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def test_nodes_that_do_not_see_the_results_dir_cannot_keep_anything_there(
     Ray gives a node's next message to any of its machines.
     """
     monkeypatch.setattr("fedbabu.client_app.is_ray_worker", lambda: ray)
-    with config_error("does not see", tiny_config["results-dir"], keys["algorithm"]):
+    with config_error("does not see", tiny_config["results-dir"], *list(keys)[-1:]):
         run_server(tiny_config | keys, num_nodes=num_nodes)
 
 
@@ -79,7 +82,7 @@ def test_a_machine_that_no_node_was_asked_on_does_not_lose_states_either(tiny_co
     monkeypatch.setattr("fedbabu.federation.delivery.RESEND_PAUSES", ())
     without_folders = type("PathOnAnotherMachine", (type(Path()),), {"is_dir": lambda path: False})
     monkeypatch.setattr("fedbabu.client_app.Path", without_folders)
-    with pytest.raises(RunError, match=r"must share the run folder .*fedper"):
+    with pytest.raises(RunError, match=r"does not see the run folder .*fedper"):
         run_server(tiny_config | {"algorithm": "fedper", "max-round-retries": 0}, num_nodes=num_nodes)
 
 
@@ -87,6 +90,24 @@ def test_nothing_needs_to_be_seen_if_nothing_is_kept(tiny_config, monkeypatch, o
     monkeypatch.setattr("fedbabu.client_app.is_ray_worker", lambda: True)
     run, _ = run_server(tiny_config, num_nodes=2)
     assert len(run.clients) == 8
+
+
+def test_a_client_whose_data_change_during_the_run_is_left_out(config, tmp_path, monkeypatch):
+    """Its node keeps its id, and is therefore not asked again."""
+    nodes = nodes_with_local_data(tmp_path)
+    append = RunFolder.append_round
+
+    def append_and_change(run, record):
+        append(run, record)
+        if record.round == 1:
+            write_folder(Path(nodes[1]["data-path"]), size=(16, 16), num=40, labels=[2] * 20 + [3] * 20)
+            open_dataset.cache_clear()
+
+    monkeypatch.setattr(RunFolder, "append_round", append_and_change)
+    run, _ = run_server(config, node_configs=nodes)
+    assert [list(record.failed) for record in run.rounds] == [[], [1]]
+    assert "its data have changed" in run.rounds[1].failed[1]
+    assert list(run.summary["missing"]) == ["1"]
 
 
 @pytest.mark.parametrize("key", ["server-data-fraction", "record"])

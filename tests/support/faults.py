@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from fedbabu import client_app
 from fedbabu.runs.folder import RunFolder
@@ -79,8 +80,10 @@ def make_clients_diverge(monkeypatch: pytest.MonkeyPatch, clients: Collection[in
 
 
 def node_error(message: Message) -> Message:
-    """The reply that Flower gives for a node whose process died."""
-    return Message(Error(0, "The actor died."), reply_to=message)
+    """The reply that Flower gives for a node whose process died: it comes from the SuperLink."""
+    reply = Message(Error(0, "The actor died."), reply_to=message)
+    reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+    return reply
 
 
 def forge_replies(
