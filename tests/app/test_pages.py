@@ -6,10 +6,13 @@ Python are executed where the tests of what they show are.
 
 import re
 import shlex
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
 import typer
+import yaml
 from support import PROJECT
 from support.deployment import SECTION
 
@@ -93,6 +96,31 @@ def test_the_docs_have_a_command_for_every_algorithm_of_table_13():
     lines = [line for line, _ in commands(PROJECT / "docs" / "experiments.md", "fedbabu sweep ")]
     for algorithm in {cell.axes["algorithm"] for cell in cells_of_table(13)}:
         assert any(f"algorithm={algorithm}" in line.split() for line in lines)
+
+
+def options_of(words) -> set[str]:
+    """The names of the options in a command."""
+    return {word.split("=")[0] for word in words if word.startswith("--")}
+
+
+def test_docker_compose_starts_what_the_page_starts(tmp_path):
+    """The same processes with the same options, and mounts of files that credentials.py makes."""
+    compose = yaml.safe_load((PROJECT / "conf" / "deployment" / "compose.yaml").read_text(encoding="utf-8"))
+    services = compose["services"]
+    assert list(services) == ["superlink", "supernode-0", "supernode-1", "supernode-2", "supernode-3"]
+    page = PROJECT / "docs" / "federation.md"
+    for name, of_several_hosts in (("superlink", {"--host"}), ("supernode", set())):
+        ((_, words),) = commands(page, f"flower-{name}")
+        of_one_host = {"--port"} if name == "supernode" else set()
+        for service in (service for key, service in services.items() if key.startswith(name)):
+            assert service["command"][0] == f"flower-{name}"
+            assert options_of(service["command"]) == options_of(words) - of_one_host | of_several_hosts
+    folder = tmp_path / "credentials"
+    subprocess.run([sys.executable, "conf/deployment/credentials.py", folder], cwd=PROJECT, check=True)
+    mounts = [mount.split(":")[0] for service in services.values() for mount in service["volumes"]]
+    files = [mount.removeprefix("./trial/credentials/") for mount in mounts if "/credentials/" in mount]
+    assert len(files) == 3 + 2 * 4
+    assert all((folder / file).exists() for file in files)
 
 
 LINK = re.compile(r"\]\(([^)#]+)?(#[^)]+)?\)")

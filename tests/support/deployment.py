@@ -2,10 +2,11 @@
 
 import os
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,16 @@ def without_security(step: str) -> str:
     return re.sub(r"^ *until flwr supernode register.*$", "", step, flags=re.MULTILINE)
 
 
+def free_ports(number: int) -> int:
+    """The first of several TCP ports in a row on which no process listens at the moment."""
+    while True:
+        first = free_port()
+        with suppress(OSError, OverflowError), ExitStack() as servers:
+            for port in range(first, first + number):
+                servers.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
 class Deployment:
     """The processes of the federation, in a folder of their own.
 
@@ -53,7 +64,7 @@ class Deployment:
         state = str(folder / "trial" / "state")  # as the page says
         self.environment = flower_environment(str(folder / "flwr"), self.port)
         self.environment |= {"OMP_NUM_THREADS": "1", "FEDBABU_STATE": state}
-        self.first_node_port = free_port() // 10 * 10
+        self.first_node_port = free_ports(4)
         make, start_superlink, start_nodes, *_ = steps()
         for step in (make, start_superlink, start_nodes):
             output = self.execute(step)
