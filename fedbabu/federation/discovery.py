@@ -45,7 +45,8 @@ def discover(grid: Grid, config: RunConfig, class_names: ClassNames = (), marker
 
     while True:
         connected = set(grid.get_node_ids())
-        infos = {node: info for node, info in sorted(infos.items()) if node in connected}
+        infos = {node: info for node, info in infos.items() if node in connected}
+        refused = {node: error for node, error in refused.items() if node in connected}  # others may come back mended
         new_nodes = sorted(connected - infos.keys() - refused.keys())
         for answer in ask_nodes(grid, new_nodes, config, seconds_for_answers, heartbeat, marker):
             failures.pop(answer.node, None)

@@ -52,15 +52,6 @@ def test_the_page_followed_to_its_end_is_a_simulation_with_the_same_clients(secu
     assert sum(right) / len(right) > 0.95
 
 
-def test_fedper_is_a_simulation_with_the_same_clients(secure, tmp_path, monkeypatch):
-    """To the last bit, with what clients keep between training and evaluation."""
-    keys = {"algorithm": "fedper", "num_server_rounds": 1, "keep_personalized": False}
-    output = secure.start_run(**keys).communicate(timeout=900)[0]
-    assert "Mean ± std over 4 clients" in output
-    monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "state"))
-    assert essence(secure.run_folders[-1]) == essence(simulated(secure, tmp_path / "results", **keys))
-
-
 def check_that_a_killed_node_comes_back(federation: Deployment, tmp_path, num_rounds: int) -> str:
     """Kill an owner's SuperNode in the second of FedPer's rounds and start it again; returns what the run printed."""
     keys = {"algorithm": "fedper", "num_server_rounds": num_rounds, "keep_personalized": False}
@@ -72,20 +63,20 @@ def check_that_a_killed_node_comes_back(federation: Deployment, tmp_path, num_ro
     assert run.finished, output
     assert run.rounds[0].failed == {}
     assert {client for record in run.rounds for client in record.failed} <= {2}
-    disturbed = [record for record in run.rounds if record.failed or record.train_seconds > 30]
-    assert disturbed, "Flower takes half a minute to notice that a node is gone"
     assert run.summary["missing"] == {}
     assert [record["client"] for record in run.clients] == [0, 1, 2, 3]
     assert list((federation.folder / "trial" / "state" / run.recorded["run-id"] / "clients" / "2").iterdir())
-    undisturbed = simulated(federation, tmp_path / "results", **keys, num_finetune_epochs=0)
+    undisturbed = simulated(federation, tmp_path / "results", **keys)
     assert run.rounds[0].train_loss == undisturbed.rounds[0].train_loss
+    if not any(record.failed for record in run.rounds):  # it was back before its client was given up
+        assert essence(run) == essence(undisturbed)
     return output
 
 
 def test_an_authenticated_node_that_dies_comes_back_with_its_state(secure, tmp_path, monkeypatch):
     """Flower lets it in again once it has noticed that it was gone."""
     monkeypatch.setenv("FEDBABU_STATE", str(tmp_path / "state"))
-    check_that_a_killed_node_comes_back(secure, tmp_path, num_rounds=4)
+    check_that_a_killed_node_comes_back(secure, tmp_path, num_rounds=3)
 
 
 def test_without_authentication_it_has_another_id_and_is_asked_again(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ RUN_CONFIGS = st.one_of(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(RUN_CONFIGS)
 def test_any_run_config_is_valid_or_a_config_error(run_config):
     try:

@@ -77,7 +77,7 @@ def sweep(overrides, *flags) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_continues_and_ends_like_an_undisturbed_one(tmp_path):
+def test_a_killed_sweep_continues_and_ends_like_an_undisturbed_one(tmp_path, papers_width):
     results = tmp_path / "results"
     overrides = [*REDUCED, "algorithm=fedbabu,fedper", f"results-dir={results}"]
     killed = start_sweep(overrides)

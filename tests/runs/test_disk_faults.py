@@ -81,7 +81,7 @@ except ValueError as error:  # run_server finds the run of the other process, to
 
 
 @pytest.mark.slow
-def test_two_runs_at_the_same_time_do_not_disturb_each_other(config, tmp_path):
+def test_two_runs_at_the_same_time_do_not_disturb_each_other(config, tmp_path, papers_width):
     """They share the folder of run folders, and a cache in which the images are not yet decoded."""
     config |= {"algorithm": "fedper", "num-server-rounds": 2}
     variables = environment(config, FEDBABU_CACHE=tmp_path / "cache")

@@ -305,7 +305,9 @@ def run_in_child(config: dict, started) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["fedbabu", *WITH_CLIENT_STATES])
-def test_killed_twenty_times_at_random_a_run_ends_as_an_undisturbed_one(config, tmp_path, monkeypatch, algorithm):
+def test_killed_twenty_times_at_random_a_run_ends_as_an_undisturbed_one(
+    config, tmp_path, monkeypatch, papers_width, algorithm
+):
     config |= {"algorithm": algorithm, "num-server-rounds": 6, "checkpoint-every": 1, "evaluate-every": 3}
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the preloading, which does not get sys.path
     processes = multiprocessing.get_context("forkserver")
