@@ -187,3 +187,17 @@ def test_without_its_accountant_noise_is_refused(tiny_config, monkeypatch):
 def test_keys_that_do_not_fit_are_refused(run_config, keys, named):
     with config_error(*named):
         RunConfig.from_flower(run_config | keys)
+
+
+def test_private_training_on_digits_learns_and_noise_costs_accuracy(run_config, capsys):
+    """A whole run with its report, without noise and with much of it."""
+    config = run_config | {"dp-clipping-norm": 0.5, "aggregation-weights": "clients", "num-server-rounds": 6}
+    accuracy = {}
+    for noise in (0.0, 4.0):
+        keys = {"dp-noise-multiplier": noise, "results-dir": f"{config['results-dir']}-{noise}"}
+        run, _ = run_server(config | keys)
+        accuracy[noise] = {metric: values.mean() for metric, values in run.accuracies().items()}
+        assert ("ε = " in capsys.readouterr().out) == bool(noise)
+    assert accuracy[0.0]["personalized"] > 90
+    for metric in ("initial", "without-head", "personalized"):
+        assert accuracy[4.0][metric] < accuracy[0.0][metric] - 10
