@@ -46,6 +46,8 @@ def ask_nodes(
         heartbeat: Says how many nodes are silent.
         marker: The path of a file in the results-dir, which nodes must see if clients keep something there.
     """
+    if not nodes:
+        return
     content = RecordDict({"run-config": ConfigRecord(config.to_flower()), MARKER: ConfigRecord({"path": marker})})
     queries = [Message(content, message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
     grid.push_messages(queries)

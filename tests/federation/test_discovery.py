@@ -5,7 +5,7 @@ import json
 import pytest
 from flwr.app import ConfigRecord
 from support.errors import config_error
-from support.faults import forge_replies, node_error
+from support.faults import failing_once, forge_replies, node_error
 from support.in_process import run_server
 from support.local_data import LOCAL_DATA, nodes_with_local_data
 
@@ -57,16 +57,7 @@ def test_a_client_that_is_not_below_num_clients_is_refused(tiny_config):
 
 def test_a_node_that_fails_is_asked_again(tiny_config, monkeypatch):
     monkeypatch.setattr("fedbabu.federation.discovery.sleep", lambda seconds: None)
-    failing_nodes = {100, 101}
-
-    def fault(message, reply):
-        node = message.metadata.dst_node_id
-        if message.metadata.message_type == "query" and node in failing_nodes:
-            failing_nodes.remove(node)
-            return node_error(message)
-        return reply
-
-    run, _ = run_server(tiny_config | {"num-server-rounds": 1, "num-finetune-epochs": 0}, fault=fault)
+    run, _ = run_server(tiny_config | {"num-server-rounds": 1, "num-finetune-epochs": 0}, fault=failing_once(100, 101))
     assert len(run.clients) == 8
 
 

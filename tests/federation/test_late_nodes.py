@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from support.errors import config_error
-from support.faults import node_error, stopped_after_round
+from support.faults import failing_once, node_error, stopped_after_round
 from support.in_process import InProcessGrid, essence, run_server, skipped_seconds, tasks
 from support.local_data import LOCAL_DATA, nodes_with_local_data
 from support.pictures import write_folder
@@ -204,16 +204,7 @@ def test_a_node_that_was_restarted_while_the_server_waited_is_the_same_client(co
 
 def test_a_node_that_dies_while_it_is_asked_is_asked_again(config, three_owners, capsys):
     nodes, _ = three_owners
-    failing = {102}
-
-    def fault(message, reply):
-        node = message.metadata.dst_node_id
-        if message.metadata.message_type == "query" and node in failing:
-            failing.remove(node)
-            return node_error(message)
-        return reply
-
-    run, _ = run_server(config | SOME_CLIENTS, node_configs=nodes, fault=fault)
+    run, _ = run_server(config | SOME_CLIENTS, node_configs=nodes, fault=failing_once(102))
     assert "serves client 2 now" in capsys.readouterr().out
     assert [record["client"] for record in run.clients] == [0, 1, 2]
 

@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 
 from fedbabu import client_app
@@ -84,6 +84,20 @@ def node_error(message: Message) -> Message:
     reply = Message(Error(0, "The actor died."), reply_to=message)
     reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
     return reply
+
+
+def failing_once(*nodes: int) -> Callable[[Message, Message], Message]:
+    """A fault for `InProcessGrid`: each of these nodes dies when it is first asked what it offers."""
+    failing = set(nodes)
+
+    def fault(message: Message, reply: Message) -> Message:
+        node = message.metadata.dst_node_id
+        if message.metadata.message_type == MessageType.QUERY and node in failing:
+            failing.remove(node)
+            return node_error(message)
+        return reply
+
+    return fault
 
 
 def forge_replies(
