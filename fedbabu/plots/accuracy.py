@@ -59,17 +59,23 @@ def _before_fine_tuning(runs: Sequence[RunFolder], positions: Sequence[ArrayLike
     figure, (axes,) = style.panels(runs)
     accuracies = [np.array([each.initial_accuracy for each in run.rounds], dtype=float) for run in runs]
     looks = style.looks_of(runs, max(int(np.isfinite(accuracy).sum()) for accuracy in accuracies))
+    beside_paper = _runs_beside_the_paper(runs)
     for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), looks, strict=True)):
         points = np.column_stack([positions[index], accuracies[index]])
         axes.plot(*points[np.isfinite(points[:, 1])].T, label=label, **look)  # None has become NaN
         partial = [bool(each.missing) for each in run.rounds]
         if any(partial):
             axes.plot(*points[partial].T, "x", markersize=9, color="grey", label="not of all clients")
-        if paper := run.summary["paper"].get("initial"):
+        if run in beside_paper and (paper := run.summary["paper"].get("initial")):
             style.paper_markers(axes, points[-1, 0], paper["mean"], look)
     axes.set(ylabel="Accuracy before fine-tuning,\nmean over clients (%)", xlim=(0, None), ylim=(0, None))
     style.legend(axes, beside=len(runs) >= style.MANY)
     return figure, axes
+
+
+def _runs_beside_the_paper(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs beside which the paper's numbers are drawn: of those that differ in their seed alone, the last."""
+    return list({(style.algorithm_label(run), style.setting_title(run)): run for run in runs}.values())
 
 
 def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
@@ -80,6 +86,7 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
     figure, (axes,) = style.panels(runs)
     rng = np.random.default_rng(0)  # only moves the dots sideways
     width = 0.8 / len(runs)
+    beside_paper = _runs_beside_the_paper(runs)
     upright = len(runs) < style.MANY - 1  # the numbers above the dots
     for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks_of(runs), strict=True)):
         accuracies, dots = run.accuracies(), {key: look[key] for key in ("color", "marker")} | {"linewidths": 0}
@@ -90,7 +97,7 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
             x = place + (index - (len(runs) - 1) / 2) * width
             axes.scatter(x + rng.uniform(-0.3, 0.3, len(values)) * width, values, s=14, alpha=0.5, **dots)
             axes.plot(x + np.array([-0.36, 0.36]) * width, [values.mean()] * 2, color="black", linewidth=1.5)
-            if paper := run.summary["paper"].get(metric):
+            if run in beside_paper and (paper := run.summary["paper"].get(metric)):
                 style.paper_markers(axes, x + 0.4 * width, paper["mean"], look | {"color": "black"}, paper["std"])
             text, rotation = f"{values.mean():.1f} ± {values.std():.1f}", 0 if upright else 90
             axes.annotate(text, (x, 103), ha="center", va="bottom", rotation=rotation, fontsize=8)
@@ -104,6 +111,7 @@ def accuracy_over_clients(runs: Sequence[RunFolder]) -> Figure:
 def accuracy_over_finetune_epochs(runs: Sequence[RunFolder], paper: PaperByEpoch = lambda run: {}) -> Figure:
     """Accuracy against fine-tuning epochs, mean and, for few runs, std over clients (Table 6)."""
     figure, (axes,) = style.panels(runs)
+    beside_paper = _runs_beside_the_paper(runs)
     for run, label, look in zip(runs, style.labels(runs), style.looks_of(runs), strict=True):
         accuracy = np.array([client["accuracy"] for client in run.clients])
         mean, std = accuracy.mean(axis=0), accuracy.std(axis=0)
@@ -112,7 +120,7 @@ def accuracy_over_finetune_epochs(runs: Sequence[RunFolder], paper: PaperByEpoch
         if len(runs) < style.MANY:
             below, above = style.spread(mean, std)
             axes.fill_between(epochs, mean - below, mean + above, color=look["color"], alpha=0.15, linewidth=0)
-        if printed := paper(run):
+        if run in beside_paper and (printed := paper(run)):
             style.paper_markers(axes, list(printed), list(printed.values()), look)
     spread = " ± std" if len(runs) < style.MANY else ""
     axes.set(xlabel="Fine-tuning epochs", ylabel=f"Accuracy, mean{spread} over clients (%)")
@@ -125,13 +133,14 @@ def accuracy_beside_the_paper(runs: Sequence[RunFolder]) -> Figure:
     """Initial, without-head and personalized accuracy, mean ± std over clients, beside the paper's."""
     figure, (axes,) = style.panels(runs)
     step = 0.8 / len(runs)
+    beside_paper = _runs_beside_the_paper(runs)
     for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks_of(runs), strict=True)):
         bar = {"color": look["color"], "marker": look["marker"], "linestyle": "none", "capsize": 3}
         for place, metric in enumerate(METRICS):
             x = place + (index - (len(runs) - 1) / 2) * step
             if ours := run.summary["accuracy"].get(metric):
                 axes.errorbar(x - step / 8, ours["mean"], style.spread(ours["mean"], ours["std"]), **bar)
-            if paper := run.summary["paper"].get(metric):
+            if run in beside_paper and (paper := run.summary["paper"].get(metric)):
                 style.paper_markers(axes, x + step / 8, paper["mean"], look, paper["std"])
         axes.errorbar([], [], label=label, **bar)
     axes.set_xticks(range(len(METRICS)), [METRIC_TITLES[metric] for metric in METRICS])

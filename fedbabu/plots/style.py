@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +29,7 @@ FloatArray = NDArray[np.float64]
 SCREEN_DPI, PRINT_DPI = 120, 200
 DEFAULT_FONT = "DejaVu Sans"  # which Matplotlib brings
 MAX_TICKS = 10  # of an axis of rounds
+MAX_LIGHTENING = 0.7  # the share of white that a colour for one more seed would never reach
 MANY = 4  # runs: from this number on, there is no room for a legend among their lines
 
 # The run-config keys that every title names, by the paper's symbols.
@@ -114,13 +116,26 @@ def looks(number: int, num_points: int = 1) -> list[dict[str, Any]]:
 
 
 def looks_of(runs: Sequence[RunFolder], num_points: int = 1) -> list[dict[str, Any]]:
-    """The looks of runs: an algorithm has the same one in every figure, unless a figure has several runs of it."""
+    """The looks of runs: an algorithm has the same colour and marker in every figure, lighter from seed to seed.
+
+    In a figure with several runs of an algorithm that differ in more than their seed, every run has its own colour.
+    """
     names = list(ALGORITHMS)
     places = [names.index(run.config["algorithm"]) for run in runs]
-    if len(set(places)) < len(runs):
+    if len(set(zip(places, (run.config["seed"] for run in runs), strict=True))) < len(runs):
         return looks(len(runs), num_points)
     of_all = looks(len(names), num_points)
-    return [of_all[place] for place in places]
+    of_runs = []
+    for index, place in enumerate(places):
+        rank, look = places[:index].count(place), of_all[place]
+        color = _lighter(look["color"], MAX_LIGHTENING * rank / places.count(place))
+        of_runs.append(look | {"color": color, "linestyle": LINES[rank % len(LINES)]})
+    return of_runs
+
+
+def _lighter(color: str, share: float) -> str:
+    """A colour mixed with a share of white."""
+    return to_hex(np.array(to_rgb(color)) * (1 - share) + share)
 
 
 def paper_markers(axes: Axes, x: ArrayLike, y: ArrayLike, look: Mapping[str, Any], std: float | None = None) -> None:

@@ -73,6 +73,15 @@ def test_the_papers_numbers_are_hollow_markers(as_in_the_paper):
         assert [round(place) for place, _ in points] == [0, 1, 2] * 2
 
 
+def test_the_papers_numbers_are_drawn_once_for_all_seeds_of_an_algorithm(as_in_the_paper, tmp_path):
+    paper = as_in_the_paper[0].summary["paper"]
+    other_seed = summarize(copy_run(as_in_the_paper[0], tmp_path / "other", seed=3), paper)
+    runs = [as_in_the_paper[0], other_seed, as_in_the_paper[1]]
+    for draw in (accuracy_over_rounds, accuracy_over_clients, accuracy_beside_the_paper):
+        drawn = [[mean for _, mean in points] for points in hollow_markers(draw(runs))]
+        assert drawn == [[mean for _, mean in points] for points in hollow_markers(draw(as_in_the_paper))]
+
+
 def test_the_papers_numbers_after_fewer_epochs_are_drawn_if_they_are_given(federated, tmp_path):
     """Table 6 has the accuracies after several numbers of epochs."""
     data = {"name": "cifar100", "num-classes": 100, "num-train-examples": 50_000}

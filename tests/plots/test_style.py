@@ -2,12 +2,13 @@
 
 import json
 
+from matplotlib.colors import to_rgb
 from PIL import Image
 from support.figures import lines
 from support.run_folders import copy_run
 
 from fedbabu.plots.accuracy import accuracy_over_rounds
-from fedbabu.plots.style import algorithm_label, common_title, labels, looks, save_figure, setting_title
+from fedbabu.plots.style import algorithm_label, common_title, labels, looks, looks_of, save_figure, setting_title
 from fedbabu.runs.folder import RunFolder
 
 
@@ -55,6 +56,18 @@ def test_no_two_of_many_lines_look_the_same():
     many = looks(30)
     assert len({(look["color"], look["linestyle"], look["marker"]) for look in many}) == 30
     assert len({look["marker"] for look in many[:12]}) == 12  # without colours
+
+
+def test_runs_of_an_algorithm_look_alike_if_they_differ_in_their_seed_alone(federated, tmp_path):
+    first, other = federated
+    again = copy_run(first, tmp_path / "seed", seed=3)
+    looks = looks_of([first, again, other])
+    assert looks[0] == looks_of([first, other])[0]
+    assert looks[0]["marker"] == looks[1]["marker"] != looks[2]["marker"]
+    assert len({look["color"] for look in looks}) == 3
+    assert sum(to_rgb(looks[1]["color"])) > sum(to_rgb(looks[0]["color"]))  # lighter
+    of_another_setting = copy_run(first, tmp_path / "setting", head_init="similar")
+    assert len({look["marker"] for look in looks_of([first, of_another_setting])}) == 2
 
 
 def test_a_figure_is_written_as_its_ending_says(federated, tmp_path):
