@@ -18,6 +18,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedbabu.errors import ConfigError
+from fedbabu.federation.client_pool import for_each_client
 from fedbabu.federation.messages import NOT_FINITE, EvaluateReply, NodeInfo, Task, TrainReply
 from fedbabu.federation.node import Node
 from fedbabu.federation.queries import MARKER
@@ -27,8 +28,9 @@ from fedbabu.runs.checkpoints import ClientStore
 from fedbabu.runs.classifier import Classifier
 from fedbabu.runs.files import check_writable
 from fedbabu.runs.local_states import PERSONAL_FOLDER, folder_of_run, local_state_folder
-from fedbabu.training.aggregation import add_weighted
-from fedbabu.training.client import Client, evaluate_client, train_client
+from fedbabu.training.aggregation import State, add_weighted
+from fedbabu.training.client import Client, TrainedClient, evaluate_client, train_client
+from fedbabu.training.evaluation import ClientResult
 from fedbabu.training.fine_tuning import fine_tune_client
 
 app = ClientApp()
@@ -89,16 +91,20 @@ def describe(message: Message, context: Context) -> Message:
 @errors_without_paths
 def train_clients(message: Message, context: Context) -> Message:
     """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
-    node, task, folder, networks = _unpack(message, context)
+    node, task, folder, global_model = _unpack(message, context)
     store, reply, started = ClientStore(folder / "clients"), TrainReply(), perf_counter()
-    for number, saved_rounds in task.clients.items():
-        try:
-            client = node.client(number, networks, task.data_checksums.get(number, ""))
-            trained = train_client(client, store.load(number, saved_rounds[0]), task.training_rounds)
-            if trained.client_state:
-                store.save(number, task.server_round, trained.client_state, saved_rounds)
-        except Exception as error:  # of any kind: the node's other clients are trained all the same
-            reply.failed[number] = _failure_reason(error, context)
+
+    def train(number: int) -> TrainedClient:
+        saved_rounds = task.clients[number]
+        client = node.client(number, global_model, task.data_checksums.get(number, ""))
+        trained = train_client(client, store.load(number, saved_rounds[0]), task.training_rounds)
+        if trained.client_state:
+            store.save(number, task.server_round, trained.client_state, saved_rounds)
+        return trained
+
+    for number, trained in for_each_client(task.clients, train, node.concurrency, node.threads_per_client):
+        if isinstance(trained, Exception):
+            reply.failed[number] = _failure_reason(trained, context)
         else:
             reply.add(number, trained, only_client=len(task.clients) == 1)
     reply.seconds = perf_counter() - started
@@ -109,22 +115,25 @@ def train_clients(message: Message, context: Context) -> Message:
 @errors_without_paths
 def evaluate_clients(message: Message, context: Context) -> Message:
     """Evaluate the clients of the task; in the final evaluation, fine-tune each and measure it after every epoch."""
-    node, task, folder, networks = _unpack(message, context)
+    node, task, folder, global_model = _unpack(message, context)
     store, reply, started = ClientStore(folder / "clients"), EvaluateReply(), perf_counter()
-    for number, saved_rounds in task.clients.items():
-        try:
-            client = node.client(number, networks, task.data_checksums.get(number, ""))
-            client_state = store.load(number, saved_rounds[0])
-            if task.personalize:
-                result, directions = fine_tune_client(client, client_state, task.server_round, task.last_sampled_client)
-                add_weighted(reply.direction_sums, directions)
-                if task.keep_models:
-                    _keep_model(client, folder / PERSONAL_FOLDER)
-            else:
-                result = evaluate_client(client, client_state)
-            reply.results[number] = result
-        except Exception as error:  # of any kind: the node's other clients are evaluated all the same
-            reply.failed[number] = _failure_reason(error, context)
+
+    def evaluate(number: int) -> tuple[ClientResult, State]:
+        client = node.client(number, global_model, task.data_checksums.get(number, ""))
+        client_state = store.load(number, task.clients[number][0])
+        if not task.personalize:
+            return evaluate_client(client, client_state), {}
+        result, directions = fine_tune_client(client, client_state, task.server_round, task.last_sampled_client)
+        if task.keep_models:
+            _keep_model(client, folder / PERSONAL_FOLDER)
+        return result, directions
+
+    for number, evaluated in for_each_client(task.clients, evaluate, node.concurrency, node.threads_per_client):
+        if isinstance(evaluated, Exception):
+            reply.failed[number] = _failure_reason(evaluated, context)
+        else:
+            reply.results[number], directions = evaluated
+            add_weighted(reply.direction_sums, directions)
     reply.seconds = perf_counter() - started
     return Message(reply.to_content(), reply_to=message)
 
@@ -137,12 +146,12 @@ def _keep_model(client: Client, folder: Path) -> None:
         print(f"The model of client {client.id} was not kept: {error}", flush=True)
 
 
-def _unpack(message: Message, context: Context) -> tuple[Node, Task, Path, tuple[SplitNetwork, SplitNetwork]]:
-    """The node, its task, the folder for what it keeps, and its networks, the second with the global model."""
+def _unpack(message: Message, context: Context) -> tuple[Node, Task, Path, SplitNetwork]:
+    """The node, its task, the folder for what it keeps, and a network with the global model."""
     task = Task.from_content(message.content)
     node = Node.from_message(message, context).with_class_names(task.class_names)
     global_state = message.content.array_records["arrays"].to_torch_state_dict()
-    return node, task, _folder_for_what_is_kept(node, task), node.networks(global_state)
+    return node, task, _folder_for_what_is_kept(node, task), node.global_model(global_state)
 
 
 def _folder_for_what_is_kept(node: Node, task: Task) -> Path:

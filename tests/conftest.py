@@ -31,13 +31,13 @@ def pytest_configure():
 @pytest.fixture(scope="module")
 def papers_width() -> Iterator[None]:
     """In this file, the convolutional networks have the paper's width of 64 channels, as in processes of their own."""
-    from fedbabu.federation.node import build_networks
+    from fedbabu.federation.node import build_network
 
-    build_networks.cache_clear()
+    build_network.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "CONV_NET_WIDTH", 64)
         yield
-    build_networks.cache_clear()
+    build_network.cache_clear()
 
 
 def pytest_collection_modifyitems(items):

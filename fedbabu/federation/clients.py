@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Collection, Iterable
 from dataclasses import astuple, dataclass, field
+from heapq import heapreplace
 from typing import Any
 
 from pydantic import ConfigDict, NonNegativeInt
@@ -43,6 +44,8 @@ class Federation:
     # The checksum of each client's data, also of clients that took part before the run was resumed.
     checksums: dict[int, str] = field(default_factory=dict)
     refused_nodes: frozenset[int] = frozenset()  # that were asked, and cannot be used
+    # For how many clients each node works at a time; for one, if a node is not there.
+    concurrency: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for client, info in self.clients.items():
@@ -65,9 +68,10 @@ class Federation:
     def _crc(self, clients: list[Any]) -> str:
         return f"{zlib.crc32(json.dumps([self.image_shape, self.num_classes, clients]).encode()):08x}"
 
-    def add(self, client: int, info: ClientInfo, node: int) -> None:
+    def add(self, client: int, info: ClientInfo, node: int, concurrency: int = 1) -> None:
         """Add a node that can serve a client, which may be new."""
         self.clients[client] = info
+        self.concurrency[node] = concurrency
         self.nodes_of.setdefault(client, []).append(node)
 
     @property
@@ -83,19 +87,24 @@ class Federation:
     def assign(
         self, clients: Iterable[int], connected_nodes: Collection[int], unreliable_nodes: Collection[int] = ()
     ) -> dict[int, list[int]]:
-        """Assign each client to one of the nodes that can serve it, so that the nodes' example counts are even.
+        """Assign each client to one of the nodes that can serve it, so that the nodes are busy for equally long.
 
-        The largest client is assigned first, each to the node with the fewest examples so far. An unreliable node gets
-        a client only if no other connected node can serve it.
+        The largest client is assigned first, each to the place with the fewest examples so far: a node that works for
+        several clients at a time has as many places. Of equal ones, a node's places come before those of the next, so
+        that a node rarely works for fewer. An unreliable node gets a client only if no other connected node can serve
+        it.
 
         Returns:
             The clients of each node that gets any. A client that no connected node can serve is in none of them.
         """
-        load = {node: 0 for nodes in self.nodes_of.values() for node in nodes if node in connected_nodes}
+        sizes = {client: self.clients[client].num_train for client in clients}
+        nodes = {node for nodes in self.nodes_of.values() for node in nodes if node in connected_nodes}
+        # The number of examples at each place of a node, the least first.
+        places = {node: [0] * min(self.concurrency.get(node, 1), len(sizes)) for node in nodes}
         assigned: dict[int, list[int]] = {}
-        for client in sorted(clients, key=lambda client: (-self.clients[client].num_train, client)):
-            if candidates := [node for node in self.nodes_of[client] if node in load]:
-                node = min(candidates, key=lambda node: (node in unreliable_nodes, load[node], node))
-                load[node] += self.clients[client].num_train
+        for client in sorted(sizes, key=lambda client: (-sizes[client], client)):
+            if candidates := [node for node in self.nodes_of[client] if node in nodes]:
+                node = min(candidates, key=lambda node: (node in unreliable_nodes, places[node][0], node))
+                heapreplace(places[node], places[node][0] + sizes[client])
                 assigned.setdefault(node, []).append(client)
         return assigned

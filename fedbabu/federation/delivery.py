@@ -138,12 +138,12 @@ class Delivery:
 
     def _next_clients(self, node: int) -> list[int]:
         """Take the next portion of the clients that wait for a node, or else half of those that wait for another."""
-        waiting = self._waiting.get(node, [])
+        waiting, concurrency = self._waiting.get(node, []), self.federation.concurrency.get(node, 1)
         if not waiting and node not in self.silent_nodes | self._failing_nodes:
             longest = max(self._waiting.values(), key=len, default=[])
             able = [client for client in longest if node in self.federation.nodes_of[client]]
-            waiting = able[: ceil(len(able) / 2)]
-        portion = self.pace.portion(node, self._kind, waiting, self.federation.num_train)
+            waiting = able[: ceil(len(able) / 2 / concurrency) * concurrency]
+        portion = self.pace.portion(node, self._kind, waiting, self.federation.num_train, concurrency)
         for clients in self._waiting.values():
             clients[:] = [client for client in clients if client not in portion]
         return portion

@@ -130,4 +130,5 @@ def _federation(
         normalization=normalizations.pop() if len(normalizations) == 1 else None,
         notes=tuple(dict.fromkeys(notes)),
         refused_nodes=frozenset(refused),
+        concurrency={node: info.concurrency for node, info in infos.items()},
     )

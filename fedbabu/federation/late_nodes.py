@@ -77,5 +77,5 @@ class LateNodes:
                 print(f"SuperNode {node} is not used for client {client}, whose data were others before", flush=True)
                 continue
             joins = client not in federation.clients
-            federation.add(client, client_info, node)
+            federation.add(client, client_info, node, info.concurrency)
             print(f"SuperNode {node} serves client {client} now{', which joins the run' if joins else ''}", flush=True)

@@ -67,6 +67,7 @@ class NodeInfo(Content):
     num_nodes: NonNegativeInt  # in the simulation; 0 if the node does not know it
     local_data: bool  # whether the node has local data and is therefore the only one that can serve its client
     device: str  # "cpu", or "cuda: " and the name of the GPU
+    concurrency: PositiveInt  # for how many clients the node works at a time
 
     def to_content(self) -> RecordDict:
         """The content of the reply to a query: this description of the node."""

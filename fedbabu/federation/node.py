@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from fedbabu.data.partitions.partition import Partition, open_simulated_data, un
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.messages import NodeInfo
+from fedbabu.federation.ray_workers import is_ray_worker, num_cpus_for_workers
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.training.aggregation import State
 from fedbabu.training.client import Client
-from fedbabu.training.device import device_name, training_device, why_no_gpu
+from fedbabu.training.device import device_name, num_cpus, training_device, why_no_gpu
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,21 @@ class Node:
             num_nodes=self.num_nodes,
             local_data=self.local_data,
             device=device_name(training_device(self.config.device)),
+            concurrency=self.concurrency,
         )
+
+    @property
+    def threads_per_client(self) -> int:
+        """With how many threads a client computes: with one, so that its results do not depend on the node's CPUs.
+
+        A node that has a client of its own, or a GPU, uses all its CPUs for one client at a time.
+        """
+        return num_cpus() if self.local_data or training_device(self.config.device).type != "cpu" else 1
+
+    @property
+    def concurrency(self) -> int:
+        """How many clients the node works for at a time: as many as it has CPUs for."""
+        return max(min(num_cpus() // self.threads_per_client, len(self.clients)), 1)
 
     def _notes(self) -> tuple[str, ...]:
         """What the user should know about the node's data and device."""
@@ -107,44 +123,59 @@ class Node:
             notes.append(f"There are {untrained}")
         if self.config.device == "auto" and (reason := why_no_gpu()):
             notes.append(f"This machine has a GPU that is not used: {reason}")
+        if unused := self._unused_cpus():
+            notes.append(unused)
         if self.dataset.name not in KNOWN_DATASETS:  # theirs is documented, and that of others is a guess
             notes.append(f"Augmentation: {self.dataset.augmentation}")
         return tuple(notes)
+
+    def _unused_cpus(self) -> str:
+        """A sentence about CPUs of a simulation with which no client is trained, and how they are used; or nothing."""
+        if not is_ray_worker() or training_device(self.config.device).type != "cpu":
+            return ""
+        available, of_node = num_cpus_for_workers(), num_cpus()
+        used = min(self.num_nodes, max(available // of_node, 1)) * self.concurrency
+        usable = min(available, self.config.num_clients)
+        if used >= usable:
+            return ""
+        # More nodes like these, which share their memory among several clients, or else nodes with one CPU each.
+        cpus = of_node if self.concurrency == of_node and usable // of_node * of_node > used else 1
+        nodes = max(usable // cpus, self.num_nodes if self.num_nodes >= self.config.num_clients else 0)
+        option = f'--federation-config "num-supernodes={nodes} client-resources-num-cpus={cpus}"'
+        return f"Clients are trained on {used} of {available} CPUs; {option} uses {min(nodes * cpus, usable)}"
 
     def with_class_names(self, class_names: ClassNames) -> "Node":
         """The same node, whose labels have the numbers of these class names; of its own ones if there are none."""
         return replace(self, dataset=self.dataset.with_class_names(class_names)) if class_names else self
 
-    def networks(self, global_state: State) -> tuple[SplitNetwork, SplitNetwork]:
-        """A network to train, and one that holds the global model; both are built once per process.
+    def global_model(self, state: State) -> SplitNetwork:
+        """A network that holds the global model, in evaluation mode, so that no loss changes its running statistics."""
+        model = self._network("global model").eval()
+        model.load_state_dict(state)
+        return model
 
-        The node's dataset has the classes of all nodes by now, which are the outputs of the head.
-        """
+    def _network(self, purpose: object) -> SplitNetwork:
+        """A network for a purpose, whose head has the classes of all nodes; built once per process."""
         config, dataset = self.config, self.dataset
-        model, global_model = build_networks(
-            config.model_name, dataset.image_shape, dataset.num_classes, config.head_blocks, config.device
+        return build_network(
+            config.model_name, dataset.image_shape, dataset.num_classes, config.head_blocks, config.device, purpose
         )
-        global_model.load_state_dict(global_state)
-        return model, global_model
 
-    def client(self, client: int, networks: tuple[SplitNetwork, SplitNetwork], data_checksum: str = "") -> Client:
-        """One of the node's clients, ready for training or evaluation with these networks.
+    def client(self, client: int, global_model: SplitNetwork, data_checksum: str = "") -> Client:
+        """One of the node's clients, ready for training or evaluation in this thread, with the thread's own network.
 
         Raises:
             RuntimeError: If its data do not have the given checksum.
         """
         if data_checksum and data_checksum != self.dataset.checksum:
             raise RuntimeError("its data have changed since the run started, or since it joined")
-        return Client(client, self.config, self.dataset, self.partition, *networks, secret_noise=self.local_data)
+        model = self._network(get_ident())
+        return Client(client, self.config, self.dataset, self.partition, model, global_model, self.local_data)
 
 
 @cache
-def build_networks(
-    name: str, image_shape: ImageShape, num_classes: int, head_blocks: int, device: str
-) -> tuple[SplitNetwork, SplitNetwork]:
-    """A network to train and one for the global model, the latter in evaluation mode; see `build_model`."""
-    model, global_model = (
-        build_model(name, image_shape, num_classes, seed=0, head_blocks=head_blocks).to(training_device(device))
-        for _ in range(2)
-    )
-    return model, global_model.eval()  # so that no loss changes its running statistics
+def build_network(
+    name: str, image_shape: ImageShape, num_classes: int, head_blocks: int, device: str, purpose: object
+) -> SplitNetwork:
+    """A network with any weights, another one for every purpose; see `build_model`."""
+    return build_model(name, image_shape, num_classes, seed=0, head_blocks=head_blocks).to(training_device(device))

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 PORTION_SECONDS = 8.0  # that the clients of a message should take, so that nodes answer, and progress shows, that often
-FIRST_PORTION = 1  # the number of clients that a node is sent while its pace is not known
+FIRST_PORTION = 1  # the number of clients that a node is sent, for each of its places, while its pace is not known
 PORTION_OVERHEADS = 10  # how many times as long as sending a message its clients should take at least
 
 
@@ -29,20 +31,18 @@ class Pace:
         self._seconds_per_example[node, kind] = work / num_examples
         self._overhead = min(self._overhead, seconds - work)
 
-    def portion(self, node: int, kind: str, clients: Sequence[int], num_train: Mapping[int, int]) -> list[int]:
-        """The first of the clients that wait at a node, for about PORTION_SECONDS of work, but at least one.
+    def portion(
+        self, node: int, kind: str, clients: Sequence[int], num_train: Mapping[int, int], concurrency: int = 1
+    ) -> list[int]:
+        """The first of the clients that wait at a node, for about PORTION_SECONDS of work.
 
-        While the node's pace is not known, it is one client. Where messages themselves take long, as on a SuperNode,
-        which starts a process for each, it is as many clients as make up for that.
+        It is a multiple of the number of clients for which the node works at a time, and that number while the node's
+        pace is not known. Where messages themselves take long, as on a SuperNode, which starts a process for each, it
+        is as many clients as make up for that.
         """
         if (pace := self._seconds_per_example.get((node, kind))) is None:
-            return list(clients[:FIRST_PORTION])
+            return list(clients[: FIRST_PORTION * concurrency])
         seconds = max(PORTION_SECONDS, PORTION_OVERHEADS * self._overhead)
-        portion: list[int] = []
-        work = 0.0
-        for client in clients:
-            work += pace * num_train[client]
-            if portion and work > seconds:
-                break
-            portion.append(client)
-        return portion
+        work = np.cumsum([pace * num_train[client] for client in clients])
+        fitting = int(np.searchsorted(work, seconds, side="right"))
+        return list(clients[: max(fitting // concurrency, 1) * concurrency])

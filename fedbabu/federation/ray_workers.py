@@ -30,3 +30,9 @@ def is_ray_worker() -> bool:
     """Whether this process is one of Ray's: then it works for any node, and Ray may run it on any of its machines."""
     ray: Any = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
+
+
+def num_cpus_for_workers() -> int:
+    """How many CPUs all of Ray's workers may use together; call it in one of them."""
+    ray: Any = sys.modules["ray"]
+    return int(ray.cluster_resources()["CPU"])

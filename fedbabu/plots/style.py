@@ -135,7 +135,8 @@ def looks_of(runs: Sequence[RunFolder], num_points: int = 1) -> list[dict[str, A
 
 def _lighter(color: str, share: float) -> str:
     """A colour mixed with a share of white."""
-    return to_hex(np.array(to_rgb(color)) * (1 - share) + share)
+    red, green, blue = (share + (1 - share) * part for part in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def paper_markers(axes: Axes, x: ArrayLike, y: ArrayLike, look: Mapping[str, Any], std: float | None = None) -> None:

@@ -25,10 +25,11 @@ from fedbabu.reproduction.local_superlink import local_superlink, start, stop
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
 from fedbabu.runs.settings import declared_algorithm, finetunes_epoch_by_epoch, setting_of
-from fedbabu.runs.time_estimates import estimated_seconds, time_left
+from fedbabu.runs.time_estimates import Cost, estimated_seconds, time_left
 from fedbabu.training.device import fitting_federation
 
 POLL_SECONDS = 0.5
+TAIL_BYTES = 4000  # of a log, in which its last line is looked for
 
 
 @dataclass(eq=False)
@@ -140,10 +141,10 @@ def carry_out(runs: Sequence[PlannedRun], folder: Path, console: Console) -> Non
     with local_superlink(folder) as (environment, _), console.status("") as status:
         heartbeat = Heartbeat(console.print)  # in a log, where there is no line to update
 
-        def show(run: PlannedRun, finished_rounds: int) -> None:
-            num_rounds, position = run.run_config.num_rounds, todo.index(run)
-            left = time_left(estimates, position + finished_rounds / num_rounds, monotonic() - started)
-            how_far = f"round {finished_rounds}/{num_rounds}   {left}"
+        def show(run: PlannedRun, share_done: float, line: str) -> None:
+            """Show the newest line of a run, and the time left of all runs."""
+            left = time_left(estimates, todo.index(run) + share_done, monotonic() - started)
+            how_far = f"{line}   {f'(sweep: {left})' if left else ''}"
             status.update(Text(f"{run.labels[0]}   {how_far}"))
             if not console.is_terminal:
                 heartbeat.beat(f"    {how_far}")
@@ -155,7 +156,7 @@ def carry_out(runs: Sequence[PlannedRun], folder: Path, console: Console) -> Non
 
 
 def _carry_out_one(
-    run: PlannedRun, files: Path, environment: Mapping[str, str], show: Callable[[PlannedRun, int], None]
+    run: PlannedRun, files: Path, environment: Mapping[str, str], show: Callable[[PlannedRun, float, str], None]
 ) -> str:
     """Start or resume a run, show its progress, and wait for its end; returns why it failed, or an empty text."""
     start_folder, folder = run.start.folder() if run.start else None, run.folder()
@@ -178,11 +179,31 @@ def _carry_out_one(
         while process.poll() is None or (folder and folder.is_running):
             sleep(POLL_SECONDS)
             folder = folder or run.folder()
-            show(run, len(folder.rounds) if folder else 0)
+            done = share_done(run, folder.dataset["num-train-examples"], len(folder.rounds)) if folder else 0.0
+            show(run, done, newest_line(log))
     finally:
         stop(process)
     folder = run.folder()
     return "" if folder and folder.finished else f"{_error_in(log)} ({log} has all that it printed)"
+
+
+def share_done(run: PlannedRun, num_train: int, finished_rounds: int) -> float:
+    """The part of a run's work that is done after some rounds; of the final evaluation, nothing before it is over."""
+    cost = Cost(run.run_config, num_train, num_test=0)  # the number of test images is not known, and their work small
+    return 1.0 - cost.left(finished_rounds) / cost.left(0)
+
+
+def newest_line(log: Path) -> str:
+    """What a run printed last."""
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - TAIL_BYTES, 0))
+        lines = _plain(file.read()).splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _plain(text: bytes) -> str:
+    """A text without the control sequences that colour it."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text.decode("utf-8", errors="replace"))
 
 
 def _results_in_words(run: PlannedRun) -> str:
@@ -198,7 +219,7 @@ def _results_in_words(run: PlannedRun) -> str:
 
 def _error_in(log: Path) -> str:
     """The sentence with which a run failed: the last error in its log, otherwise the last line."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
+    text = _plain(log.read_bytes())
     errors = re.findall(r"^ERROR *:(?! *Exit Code) *(.*)$", text, flags=re.MULTILINE)
     lines = errors or [stripped for line in text.splitlines() if (stripped := line.strip(" │╭╮╰╯─"))]
     return lines[-1].strip() if lines else "it printed nothing"

@@ -1,7 +1,4 @@
-"""The device that a process trains on, its memory, and how many nodes fit on this machine's CPUs and GPUs.
-
-A node trains with as many threads as it has CPUs (client-resources-num-cpus), which Ray sets.
-"""
+"""The device that a process trains on, its CPUs, its memory, and how many nodes fit on this machine's CPUs and GPUs."""
 
 import ctypes
 import os
@@ -45,6 +42,15 @@ def training_device(wanted: str) -> torch.device:
         )
     num_gpus = torch.cuda.device_count()
     return torch.device("cuda", _take_one_of(num_gpus) if num_gpus > 1 else 0)
+
+
+@cache
+def num_cpus() -> int:
+    """How many CPUs this process may use: in a simulation those of a node (client-resources-num-cpus), otherwise all.
+
+    Ray sets OMP_NUM_THREADS to that number, and PyTorch reads it.
+    """
+    return torch.get_num_threads()
 
 
 def device_name(device: torch.device) -> str:

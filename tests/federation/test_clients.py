@@ -24,6 +24,23 @@ def test_every_client_is_assigned_once_and_nodes_differ_by_at_most_the_largest_c
     assert max(loads) - min(loads) <= max(num_train)
 
 
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=30), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_nodes_are_busy_for_about_equally_long_if_they_work_for_several_clients_at_a_time(num_train, concurrency):
+    nodes = list(range(len(concurrency)))
+    clients = federation(num_train, [nodes] * len(num_train))
+    clients.concurrency.update(enumerate(concurrency))
+    assigned = clients.assign(range(len(num_train)), nodes)
+    assert sorted(client for clients in assigned.values() for client in clients) == list(range(len(num_train)))
+    per_place = [sum(num_train[client] for client in assigned.get(node, [])) / concurrency[node] for node in nodes]
+    assert max(per_place) - min(per_place) <= max(num_train)
+
+
+def test_a_node_gets_so_many_equal_clients_that_it_works_for_as_many_as_it_can_at_a_time():
+    clients = federation([500] * 10, [[1, 2]] * 10)
+    clients.concurrency.update({1: 2, 2: 2})
+    assert {node: len(assigned) for node, assigned in clients.assign(range(10), {1, 2}).items()} == {1: 6, 2: 4}
+
+
 def test_a_client_is_assigned_only_to_connected_nodes_that_can_serve_it():
     clients = federation([5, 5, 5], [[1], [1, 2], [3]])
     assert clients.assign([0, 1, 2], {1, 2}) == {1: [0], 2: [1]}

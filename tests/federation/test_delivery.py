@@ -1,6 +1,7 @@
 """A task is delivered in portions, by the pace of each node; what waits for a node that fails goes to others."""
 
 from collections.abc import Iterable
+from math import ceil
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
@@ -21,12 +22,20 @@ class TimedGrid:
         seconds: By node, how long it works on a client; None for a node that never answers.
         overhead: How many seconds a message takes besides.
         failing: The nodes that answer every message with an error, after the overhead.
+        concurrency: For how many clients a node works at a time.
     """
 
     pull_interval = 0.5
 
-    def __init__(self, seconds: dict[int, float | None], overhead: float = 0.0, failing: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        seconds: dict[int, float | None],
+        overhead: float = 0.0,
+        failing: Iterable[int] = (),
+        concurrency: int = 1,
+    ) -> None:
         self.seconds, self.overhead, self.failing = seconds, overhead, set(failing)
+        self.concurrency = concurrency
         self.now = 0.0
         self.sent: list[tuple[int, list[int], float]] = []  # node, clients and time of every message
         self._ready: dict[str, tuple[float, Message]] = {}
@@ -40,7 +49,7 @@ class TimedGrid:
             message.metadata.__dict__["_message_id"] = str(len(self.sent))
             self.sent.append((node, clients, self.now))
             if (seconds := self.seconds[node]) is not None:
-                work = 0.0 if node in self.failing else len(clients) * seconds
+                work = 0.0 if node in self.failing else ceil(len(clients) / self.concurrency) * seconds
                 content = RecordDict({"metrics": MetricRecord({"seconds": work})})
                 reply = Message(content, reply_to=message)
                 if node in self.failing:
@@ -67,6 +76,7 @@ def deliver(monkeypatch):
         nodes = list(grid.seconds)
         nodes_of = {client: [nodes[client % len(nodes)]] if own else nodes for client in infos}
         federation = Federation(infos, nodes_of, False, "made", (1, 8, 8), ("0",), ("cpu",))
+        federation.concurrency.update(dict.fromkeys(nodes, grid.concurrency))
         messenger = NodeMessenger(federation, grid, None, report)
         task = Task(run="", run_id="", server_round=1, clients={client: [0] for client in infos}, training_rounds=[1])
         messages = messenger.messages(MessageType.TRAIN, task, ArrayRecord(), ConfigRecord())
@@ -87,6 +97,14 @@ def test_a_node_is_sent_one_client_and_then_as_many_as_take_eight_seconds(delive
     assert [len(clients) for node, clients, _ in grid.sent if node == 100] == [1, 8, 8, 3]
     assert sorted(client for _, clients, _ in grid.sent for client in clients) == list(range(40))
     assert messenger.failed == {}
+
+
+def test_a_node_that_works_for_several_clients_at_a_time_is_sent_multiples_of_that_number(deliver):
+    grid = TimedGrid({100: 3.0, 101: 3.0}, concurrency=3)
+    deliver(grid, 30)
+    assert [len(clients) for node, clients, _ in grid.sent if node == 100] == [3, 6, 6]
+    assert [len(clients) for node, clients, _ in grid.sent if node == 101] == [3, 6, 6]
+    assert grid.now == 15
 
 
 def test_a_slow_node_hands_clients_to_a_fast_one(deliver):

@@ -21,6 +21,7 @@ FORGERIES = [
     ({"image_shape": [1, 16, 0]}, "image_shape"),
     ({"local_data": "yes"}, "local_data"),
     ({"device": 3}, "device"),
+    ({"concurrency": 0}, "concurrency"),
     ({"speed": 3}, "speed"),
 ]
 

@@ -133,7 +133,7 @@ SENT = {
     "query": {
         "clients.*.num_train", "clients.*.num_test", "clients.*.classes.*", "clients.*.checksum", "dataset",
         "image_shape.*", "class_names.*", "mean.*", "std.*", "tested_classes.*", "notes.*", "num_nodes", "local_data",
-        "device",
+        "device", "concurrency",
     },
     "train": {"results.*.loss", "num_examples", "metrics.num-examples", "metrics.seconds"},
     "evaluate": {

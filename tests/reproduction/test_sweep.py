@@ -16,7 +16,7 @@ from support.fake_runs import ramp
 from support.in_process import essence, run_server
 
 from fedbabu.reproduction.experiment import Experiment
-from fedbabu.reproduction.sweep import listing, plan, summary
+from fedbabu.reproduction.sweep import listing, newest_line, plan, share_done, summary
 from fedbabu.runs.results import all_runs, finished_runs
 
 TABLE13 = ("experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4")
@@ -58,6 +58,24 @@ def test_the_listing_has_every_cell_once():
     assert printed[2:] == ["44.39 ± 16.49", "83.12 ± 9.68"]
     assert [bool(time) for time in times] == [True, False, True, False]
     assert states == [""] * 4
+
+
+def test_the_newest_line_of_a_run_is_shown(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("")
+    assert newest_line(log) == ""
+    log.write_text(f"{'x' * 5000}é\n\x1b[36mround 1/20\x1b[0m   loss 0.5\n    3 of 10 clients done\n\n")
+    assert newest_line(log) == "3 of 10 clients done"
+
+
+def test_the_work_of_a_run_is_not_over_with_its_last_round_because_an_evaluation_follows(fake_runs):
+    fake_runs.add("a", [*TABLE13, "algorithm=fedbabu"], ramp(88.0))
+    (run,) = plan(Experiment.compose([*TABLE13, "algorithm=fedbabu", fake_runs.override]))
+    shares = [share_done(run, 50_000, rounds) for rounds in (0, 40, 79, 80)]
+    assert shares[0] == 0
+    assert sorted(shares) == shares
+    assert 0.3 < shares[1] < 0.5
+    assert shares[3] < 0.9
 
 
 def start_sweep(overrides, *flags) -> subprocess.Popen:
@@ -139,6 +157,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     status, output = sweep(["+cells.dataset=[/nowhere,digits]", *small])
     assert status == 1
     assert "Failed: fedbabu, dataset = /nowhere: dataset = '/nowhere'" in output
+    assert re.search(r"\(sweep: \d+ (s|min) left\)", output)
     (run,) = finished_runs(results)
     assert run.config["dataset"] == "digits"
     assert f"{run.summary['accuracy']['personalized']['mean']:.2f}" in output

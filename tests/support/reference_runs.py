@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions.partition import open_simulated_data
-from fedbabu.federation.node import build_networks
+from fedbabu.federation.node import build_network
 from fedbabu.models import build_model
 from support import reference
 
@@ -20,12 +20,12 @@ FLOAT64 = {"rtol": 1e-8, "atol": 1e-10}
 def in_float64():
     """Let the package compute in float64, where ties in ReLU and max-pooling do not make rounding errors large."""
     torch.set_default_dtype(torch.float64)
-    build_networks.cache_clear()
+    build_network.cache_clear()
     try:
         yield
     finally:
         torch.set_default_dtype(torch.float32)
-        build_networks.cache_clear()
+        build_network.cache_clear()
 
 
 def clients_data(run_config):
