@@ -15,10 +15,12 @@ from fedbabu.data.cache import cache_dir
 from fedbabu.errors import ConfigError
 
 GPUS_OF_DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that NVIDIA's driver has
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 NODES_PER_GPU = 4
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from <malloc.h>
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # parameters of mallopt, from <malloc.h>
 KEPT_BYTES = 1 << 30  # more than one training step uses at a time
 KEPT_BYTES_OF_OLD_GLIBC = 32 << 20  # the most that glibc accepts before version 2.35
+ARENA_BYTES = 128 << 20  # more than glibc requests at a time for a thread
 _taken: list[object] = []  # the lock of the GPU that this process has taken
 
 
@@ -51,6 +53,14 @@ def num_cpus() -> int:
     Ray sets OMP_NUM_THREADS to that number, and PyTorch reads it.
     """
     return torch.get_num_threads()
+
+
+@cache
+def has_amx() -> bool:
+    """Whether the processor multiplies bf16 matrices in tiles (Intel's AMX), with which bf16 is faster than float32."""
+    with suppress(OSError):  # another system than Linux
+        return "amx_bf16" in CPU_INFO.read_text().split()
+    return False
 
 
 def device_name(device: torch.device) -> str:
@@ -93,6 +103,8 @@ def keep_freed_memory() -> None:
         # In this order: once one of the two is set, glibc no longer adapts the other by itself.
         if mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) or mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_OF_OLD_GLIBC):
             mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+            # So much is kept of each thread's memory, which glibc would return without regard to the threshold.
+            mallopt(M_TOP_PAD, ARENA_BYTES)
 
 
 def fitting_federation(federation: Mapping[str, Any], num_clients: int) -> dict[str, Any]:

@@ -11,11 +11,13 @@ import torch
 from flwr.app import RecordDict
 from torch.utils.flop_counter import FlopCounterMode
 
+from fedbabu.algorithms import Step
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions.partition import open_simulated_data
 from fedbabu.data.transforms import BatchTransform
 from fedbabu.federation.messages import TrainReply
 from fedbabu.models import SplitNetwork, build_model
+from fedbabu.runs.time_estimates import images_per_second
 from fedbabu.training import local_sgd
 from fedbabu.training.aggregation import weighted_sum
 from fedbabu.training.client import Client, TrainedClient, train_client
@@ -72,15 +74,16 @@ def shares_of_training(config: RunConfig) -> dict[str, float]:
 
     torch.set_num_threads(1)
     train()  # not counted, because the first steps allocate memory
-    draw_epoch = local_sgd._draw_epoch  # a generator: its work is done when the batches are taken from it
+    sgd = local_sgd._LocalSGD
+    draw_epoch = sgd._draw_epoch  # a generator: its work is done when the batches are taken from it
     with ExitStack() as patches:
         for owner, name, part, function in (
             (Client, "examples", "data", Client.examples),
             (BatchTransform, "augment", "data", BatchTransform.augment),
-            (local_sgd, "_draw_epoch", "data", lambda *arguments: list(draw_epoch(*arguments))),
+            (sgd, "_draw_epoch", "data", lambda *arguments: list(draw_epoch(*arguments))),
             (SplitNetwork, "forward", "forward", SplitNetwork.forward),
             (torch.autograd, "grad", "backward", torch.autograd.grad),
-            (local_sgd, "_sgd_step", "step", local_sgd._sgd_step),
+            (Step, "move", "step", Step.move),
         ):
             patches.enter_context(patch.object(owner, name, timed(part, function)))
         timed("whole", train)()
@@ -93,7 +96,7 @@ def aggregation_seconds(config: RunConfig, num_nodes: int) -> float:
     shared = {name: value for name, value in _model(config).state_dict().items() if name.startswith("body.")}
     clients = range(config.clients_per_round // num_nodes)
     num_train = dict.fromkeys(clients, EXAMPLES_PER_CLIENT)
-    trained = TrainedClient(shared, {}, EXAMPLES_PER_CLIENT, loss=0.0)
+    trained = TrainedClient(shared, {}, EXAMPLES_PER_CLIENT, weight=EXAMPLES_PER_CLIENT, loss=0.0)
 
     def on_node() -> RecordDict:
         reply = TrainReply()
@@ -104,10 +107,16 @@ def aggregation_seconds(config: RunConfig, num_nodes: int) -> float:
     content = on_node()
 
     def on_server() -> None:
-        replies = [TrainReply.parse(content, clients, num_train, shared) for _ in range(num_nodes)]
+        replies = [TrainReply.parse(content, clients, num_train, num_train, shared) for _ in range(num_nodes)]
         weighted_sum((reply.update, reply.weight) for reply in replies)
 
     return seconds_of(on_node) + seconds_of(on_server)
+
+
+def seconds_of_step(config: RunConfig, precision: str) -> float:
+    """Seconds of one training step on one batch, with one thread, at a precision: a key of the run config."""
+    image_shape = open_simulated_data(config.data_spec, config.partition_spec)[0].image_shape
+    return config.batch_size / images_per_second(config.model_name, image_shape, config.batch_size, precision)
 
 
 def _model(config: RunConfig) -> SplitNetwork:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,13 @@ class Bench:
         self.folder, self.dataset, self.num_rounds = folder, dataset, num_rounds
 
     def flwr_run(
-        self, num_nodes: int = NODES, app: Path = PROJECT, managed: bool = False, own: bool = True, **overrides: Any
+        self,
+        num_nodes: int = NODES,
+        cpus_per_node: int = 1,
+        app: Path = PROJECT,
+        managed: bool = False,
+        own: bool = True,
+        **overrides: Any,
     ) -> Measured:
         """Run an app through `flwr run`, with a SuperLink that already runs, or with one that Flower starts (managed).
 
@@ -99,13 +106,14 @@ class Bench:
         config = RunConfig.from_flower(default_run_config() | keys)
         open_simulated_data(config.data_spec, config.partition_spec)
         note = results / "noted"
-        os.environ["FEDBABU_FIRST_STEP"] = str(note)
         command = [
             "flwr", "run", str(app), "--stream",
             "--run-config", " ".join(f"{key}={json.dumps(value)}" for key, value in keys.items()),
-            "--federation-config", f"num-supernodes={num_nodes} client-resources-num-cpus=1",
+            "--federation-config", f"num-supernodes={num_nodes} client-resources-num-cpus={cpus_per_node}",
         ]  # fmt: skip
         memory = 0.0
+        if app != PROJECT:  # our own app does not write it, and may run several times at once
+            os.environ["FEDBABU_FIRST_STEP"] = str(note)
         with (flowers_superlink if managed else local_superlink)(results / "superlink") as (environment, superlink):
             typed = time.time()
             with (results / "log").open("w") as log:
@@ -120,6 +128,11 @@ class Bench:
         if not (well if own else noted):
             raise SystemExit((results / "log").read_text())
         return Measured(run, typed, noted, memory)
+
+    def flwr_runs_at_once(self, number: int, **arguments: Any) -> list[Measured]:
+        """Run our app several times at the same time."""
+        with ThreadPoolExecutor(number) as pool:
+            return [each.result() for each in [pool.submit(self.flwr_run, **arguments) for _ in range(number)]]
 
     def app(self, name: str, **components: str) -> Path:
         """Copy the project, and replace its components by those in a file of the folder of this module."""
@@ -163,25 +176,30 @@ def own_memory(process: psutil.Process) -> float:
     return 0.0
 
 
-class BareLoop:
-    """The bare loop in two processes, each of which trains half of a round's clients at the same time.
+class Loop:
+    """A loop beside the app, in a number of processes, each of which trains a part of a round's clients.
 
-    The clients are the first ten; those that the app samples have as many images.
+    The clients are the first ten; those that the app samples have as many images. The loop is a script of this folder,
+    which is given a file with their images, as bytes and normalized, and some options.
     """
 
-    def __init__(self, bench: Bench, config: RunConfig, *options: str) -> None:
+    def __init__(self, bench: Bench, config: RunConfig, script: str, *options: str, num_processes: int = NODES) -> None:
         dataset, partition = open_simulated_data(config.data_spec, config.partition_spec)
         clients = partition.clients[: config.clients_per_round]
         self.processes = []
-        for node in range(NODES):
+        for number in range(num_processes):
             examples = [
                 client_examples(dataset.images["train"], dataset.labels["train"], rows, torch.device("cpu"))
-                for rows in (partition.rows["train"][client] for client in clients[node::NODES])
+                for rows in (partition.rows["train"][client] for client in clients[number::num_processes])
             ]
-            file = bench.folder / f"batches-{node}.safetensors"
-            images = torch.stack([dataset.transform.normalize(each.images) for each in examples]).contiguous()
-            save_file({"images": images, "labels": torch.stack([each.labels for each in examples])}, file)
-            command, pipe = [sys.executable, str(HERE / "bare_loop.py"), str(file), *options], subprocess.PIPE
+            file = bench.folder / f"batches-{number}-of-{num_processes}.safetensors"
+            tensors = {
+                "images": torch.stack([dataset.transform.normalize(each.images) for each in examples]),
+                "pixels": torch.stack([each.images.permute(0, 2, 3, 1) for each in examples]),
+                "labels": torch.stack([each.labels for each in examples]),
+            }
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+            command, pipe = [sys.executable, str(HERE / script), str(file), *options], subprocess.PIPE
             self.processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         for process in self.processes:
             process.stdout.readline()

@@ -67,6 +67,12 @@ def test_a_simulation_says_how_unused_cpus_are_used(
     for module in (client_pool, node):
         monkeypatch.setattr(module, "num_cpus", lambda: of_node)
     run_server(tiny_config | {"num-server-rounds": 1, "num-finetune-epochs": 0}, num_nodes=num_nodes)
-    assert (f"Clients are trained {sentence}\n" if sentence else "Clients are trained") in capsys.readouterr().out or (
-        not sentence
-    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Clients are trained")]
+    assert lines == ([f"Clients are trained {sentence}"] if sentence else [])
+
+
+@pytest.mark.parametrize(("precision", "mentioned"), [("float32", True), ("bf16", False)])
+def test_on_a_processor_with_amx_a_run_mentions_bf16(tiny_config, monkeypatch, capsys, precision, mentioned):
+    monkeypatch.setattr(node, "has_amx", lambda: True)
+    run_server(tiny_config | {"num-server-rounds": 1, "num-finetune-epochs": 0, "precision": precision})
+    assert ("AMX: precision = 'bf16'" in capsys.readouterr().out) == mentioned

@@ -92,3 +92,17 @@ def test_the_federation_fits_on_the_machine(monkeypatch, num_cpus, num_gpus, fed
     monkeypatch.setattr("torch.cuda.device_count", lambda: num_gpus)
     fitting = fitting_federation(dict(zip(keys, federation, strict=True)), num_clients=100)
     assert fitting == dict(zip(keys, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu avx512_bf16 amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)]
+)
+def test_a_processor_with_amx_is_known_by_its_flags(monkeypatch, tmp_path, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(device, "CPU_INFO", tmp_path / "cpuinfo")
+    device.has_amx.cache_clear()
+    assert device.has_amx() == expected
+    monkeypatch.setattr(device, "CPU_INFO", tmp_path / "nothing")
+    device.has_amx.cache_clear()
+    assert not device.has_amx()
+    device.has_amx.cache_clear()

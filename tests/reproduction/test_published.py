@@ -1,0 +1,73 @@
+"""The published numbers are what the committed runs, results/paper, give."""
+
+import re
+
+import numpy as np
+import pytest
+from support import PROJECT
+
+from fedbabu.cli import main
+from fedbabu.runs.folder import RunFolder
+from fedbabu.runs.results import finished_runs
+
+PUBLISHED = PROJECT / "results" / "paper"
+REPRODUCTION = (PROJECT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+
+
+def printed(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert not stopped.value.code
+    return capsys.readouterr().out
+
+
+def published(algorithm: str, seed: int) -> RunFolder:
+    """The published run of an algorithm with a seed."""
+    (run,) = (
+        run for run in finished_runs(PUBLISHED) if (run.config["algorithm"], run.config["seed"]) == (algorithm, seed)
+    )
+    return run
+
+
+def test_the_table_of_the_readme_is_printed_by_its_command(capsys, tmp_path):
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    command, table = re.search(r"```bash\n(fedbabu compare .*)\n```\n\n```\n(.*?)```", readme, flags=re.DOTALL).groups()
+    assert command == "fedbabu compare results/paper --output comparison.png"
+    output = printed(capsys, "compare", str(PUBLISHED), "--output", str(tmp_path / "comparison.png"))
+    assert table in output
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The cells of the first table below a heading of docs/reproduction.md, by the first cell of each row."""
+    below = REPRODUCTION.split(f"{heading}\n", 1)[1]
+    lines = re.search(r"(?:^\|.*\n)+", below, flags=re.MULTILINE)[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first: others for first, *others in cells}
+
+
+def test_the_table_of_what_measuring_is_worth_is_that_of_the_published_runs():
+    table = rows("## What the differences in measuring are worth")
+    measured = {
+        "cosine, plain, mixed (the text)": "cosine plain mixed",
+        "Euclidean, plain, mixed": "euclidean plain mixed",
+        "cosine, augmented, mixed": "cosine augmented mixed",
+        "cosine, plain, class by class": "cosine plain class-by-class",
+        "Euclidean, augmented, class by class (the code)": "euclidean augmented class-by-class",
+    }
+    # The fourth column is of a run on the authors' draw, which is not published.
+    columns = {
+        0: published("fedbabu", 1).clients, 1: published("fedbabu", 2).clients, 2: published("fedavg", 2).clients,
+        4: published("fedavg", 1).clients, 5: published("fedavg", 1).best_clients,
+    }  # fmt: skip
+    for row, templates in measured.items():
+        for column, clients in columns.items():
+            mean = np.mean([client["without-head-accuracy"][templates] for client in clients])
+            assert table[row][column] == f"{mean:.2f}", (row, column)
+
+
+@pytest.mark.parametrize(("algorithm", "seed"), [("fedbabu", 1), ("fedbabu", 2), ("fedavg", 2)])
+def test_the_accuracies_after_each_epoch_of_fine_tuning_are_those_of_the_published_runs(algorithm, seed):
+    accuracy = np.mean([client["accuracy"] for client in published(algorithm, seed).clients], axis=0)
+    *most, last = (f"{value:.2f}" for value in accuracy)
+    text = " ".join(REPRODUCTION.split())  # whose lines may break anywhere
+    assert f"{', '.join(most)} and {last}" in text
