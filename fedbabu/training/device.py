@@ -36,6 +36,7 @@ def training_device(wanted: str) -> torch.device:
     """
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # PyTorch allows it for convolutions; here, float32 means float32
+    torch.backends.cudnn.deterministic = True  # so that a run, or one that was resumed, gives the same bits again
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
