@@ -65,6 +65,25 @@ def sweep(
 
 
 @app.command()
+def experiments() -> None:
+    """List all experiments and how long they would take here."""
+    from fedbabu.heartbeat import format_duration
+    from fedbabu.reproduction.composition import experiment_names
+    from fedbabu.reproduction.experiment import Experiment
+    from fedbabu.reproduction.sweep import plan
+
+    print("| experiment | | data, network | runs | time |\n| --- | --- | --- | --- | --- |")
+    for name in experiment_names():
+        experiment = Experiment.compose([f"experiment={name}"])
+        if not (runs := plan(experiment)):  # Table 8 has the sizes of the datasets
+            continue
+        seconds = sum(run.seconds or 0 for run in runs if run.state != "finished")
+        settings = {f"{run.config['dataset']}, {run.config['model-name']}" for run in runs}
+        setting = settings.pop() if len(settings) == 1 else f"{len(settings)} pairs"
+        print(f"| `{name}` | {experiment.title} | {setting} | {len(runs)} | {format_duration(seconds)} |", flush=True)
+
+
+@app.command()
 def report(overrides: Overrides = None) -> None:
     """Show the results of an experiment beside the paper's.
 

@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ PAPER_PROTOCOL: dict[str, Any] = json.loads(Path(__file__).with_name("paper_prot
 
 def default_run_config() -> dict[str, Any]:
     """The run config of pyproject.toml, under Flower's key names."""
+    return dict(_run_config_written_at(PYPROJECT.stat().st_mtime_ns))
+
+
+@cache
+def _run_config_written_at(time: int) -> dict[str, Any]:
+    """The run config of pyproject.toml, which is read again when it has changed, since the cells of a table need it."""
     return tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
 
 

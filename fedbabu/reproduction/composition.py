@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -39,6 +40,8 @@ CENTRALIZED_FIGURES = {
     6: ("cifar100", "ResNet18"),
     8: ("cifar100", "ResNet50"),
 }
+
+PART_OF_OTHERS = "centralized-by-"  # begins the names of experiments from which figures 2 to 9 are made
 
 # Run-config keys that a sweep sets for each run, and what to give instead of them.
 KEYS_OF_SINGLE_RUNS = {"seed": "seeds=[1,2]", "results-dir": "results-dir=…", "resume": "the same command again"}
@@ -117,6 +120,14 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     return _checked(composed) | {"experiment": experiments[-1] if experiments else None}
 
 
+def experiment_names() -> list[str]:
+    """The names of all experiments, without those that others are made from."""
+    _register_options()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        names = GlobalHydra.instance().config_loader().get_group_options("experiment")
+    return sorted(name for name in names if not name.startswith(PART_OF_OTHERS))
+
+
 def _checked(composed: dict[str, Any]) -> dict[str, Any]:
     """Check a composed configuration, in which overrides may have removed keys; returns it with lists as values."""
     values: dict[str, Any] = dict.fromkeys(SweepKeys.model_fields) | composed
@@ -151,7 +162,9 @@ def _register_options() -> None:
     for number, (dataset, model) in CENTRALIZED_FIGURES.items():
         for offset, base in enumerate(("centralized-by-part", "centralized-by-head-init")):
             defaults = [base, {"override /dataset": dataset}, {"override /model": model}]
-            experiments[f"figure{number + offset:02}"] = {"defaults": defaults}
+            varied = ("by the trained part", "of the body by the head's initialization")[offset]
+            title = f"Figure {number + offset}: Centralized training {varied}"
+            experiments[f"figure{number + offset:02}"] = {"defaults": defaults, "title": title}
     options: dict[tuple[str | None, str | None], dict[str, Any]] = {
         (None, None): {"defaults": default_run_config(), "locations": {name: name for name in KNOWN_DATASETS}},
         ("fixed", "run"): {"paper": PAPER_PROTOCOL},

@@ -32,6 +32,7 @@ def test_the_help_says_what_each_command_is_for():
     lines = dict(re.findall(r"^  (\w+) +(\w.*\.)$", shown.split("Commands:")[1], flags=re.MULTILINE))
     assert list(lines) == [
         "sweep",
+        "experiments",
         "report",
         "compare",
         "partition",

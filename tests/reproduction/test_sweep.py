@@ -15,8 +15,10 @@ from support import PROJECT
 from support.fake_runs import ramp
 from support.in_process import essence, run_server
 
+from fedbabu.cli import main
 from fedbabu.reproduction.experiment import Experiment
 from fedbabu.reproduction.sweep import listing, newest_line, plan, share_done, summary
+from fedbabu.runs import time_estimates
 from fedbabu.runs.results import all_runs, finished_runs
 
 TABLE13 = ("experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4")
@@ -164,3 +166,19 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     assert "Traceback" not in output
     federation = json.loads((run.path / "config.json").read_text())["federation"]
     assert federation["num-supernodes"] == min(len(os.sched_getaffinity(0)), 5)
+
+
+@pytest.mark.slow
+def test_the_page_lists_all_experiments(monkeypatch, capsys):
+    """But for the last column, the time, which is that of the machine on which it was printed."""
+    monkeypatch.setattr(time_estimates, "images_per_second", lambda *setting: 1000.0)
+    with pytest.raises(SystemExit) as stopped:
+        main(["experiments"])
+    assert not stopped.value.code
+    page = (PROJECT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"(?:^\| .*\n)+", page.split("## All experiments\n")[1].split("## ")[0], flags=re.MULTILINE)
+    listed, shown = (
+        [line.rsplit("|", 2)[0] for line in text.splitlines()] for text in (capsys.readouterr().out, table)
+    )
+    assert listed == shown
+    assert len(listed) > 35
