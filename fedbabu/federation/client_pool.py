@@ -6,21 +6,29 @@ sum decides how it is rounded.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
 import torch
 
-from fedbabu.training.device import num_cpus
+from fedbabu.federation.ray_workers import is_ray_worker, num_cpus_of_worker
 
 Result = TypeVar("Result")
+
+
+@cache
+def num_cpus() -> int:
+    """How many CPUs a node has: in a simulation client-resources-num-cpus, otherwise OMP_NUM_THREADS or all cores."""
+    return num_cpus_of_worker() if is_ray_worker() else torch.get_num_threads()
 
 
 def for_each_client(
     clients: Iterable[int], work: Callable[[int], Result], concurrency: int, threads: int
 ) -> Iterator[tuple[int, Result | Exception]]:
     """Do some work for each client; yields each client with the result or the error, in the order of the clients.
+
+    No work goes on when the iterator ends, also not after an error of the caller.
 
     Args:
         clients: The clients' ids.
@@ -35,12 +43,18 @@ def for_each_client(
         except Exception as error:  # of any kind: the work for the other clients is done all the same
             return error
 
-    ids = list(clients)
-    if concurrency == 1 and threads == num_cpus():
-        results: Iterator[Result | Exception] = map(result_or_error, ids)
-    else:
-        results = _pool(concurrency, threads).map(result_or_error, ids)
-    yield from zip(ids, results, strict=True)
+    if concurrency == 1 and threads == torch.get_num_threads():
+        for client in clients:
+            yield client, result_or_error(client)
+        return
+    futures = {client: _pool(concurrency, threads).submit(result_or_error, client) for client in clients}
+    try:
+        for client, future in futures.items():
+            yield client, future.result()
+    finally:
+        for future in futures.values():
+            future.cancel()
+        wait(futures.values())
 
 
 @cache

@@ -132,7 +132,8 @@ class Delivery:
         arrays, run_config = self._content.array_records["arrays"], self._content.config_records["run-config"]
         message = Message(task.to_content(arrays, run_config), message_type=self._message_type, dst_node_id=node)
         self.grid.push_messages([message])
-        work = len(clients) * max(len(task.training_rounds), 1)
+        one_after_another = ceil(len(clients) / self.federation.concurrency.get(node, 1))
+        work = one_after_another * max(len(task.training_rounds), 1)
         limit = self.client_timeout * work + EXTRA_SECONDS if self.client_timeout else inf
         self._sent[message.metadata.message_id] = _Sent(node, clients, monotonic(), limit)
 

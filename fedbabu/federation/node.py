@@ -22,13 +22,14 @@ from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions import PARTITIONS, usable_owners
 from fedbabu.data.partitions.partition import Partition, open_simulated_data, untrained_test_images, whole_dataset
 from fedbabu.errors import ConfigError, counted
+from fedbabu.federation.client_pool import num_cpus
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.messages import NodeInfo
-from fedbabu.federation.ray_workers import is_ray_worker, num_cpus_for_workers
+from fedbabu.federation.ray_workers import cpus_of_machines, is_ray_worker
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.training.aggregation import State
 from fedbabu.training.client import Client
-from fedbabu.training.device import device_name, has_amx, num_cpus, training_device, why_no_gpu
+from fedbabu.training.device import device_name, has_amx, training_device, why_no_gpu
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Node:
     def threads_per_client(self) -> int:
         """With how many threads a client computes: with one, so that its results do not depend on the node's CPUs.
 
-        A node that has a client of its own, or a GPU, uses all its CPUs for one client at a time.
+        A node with local data, which has one client, and a node with a GPU use all their CPUs for one client at a time.
         """
         return num_cpus() if self.local_data or training_device(self.config.device).type != "cpu" else 1
 
@@ -136,16 +137,26 @@ class Node:
         """A sentence about CPUs of a simulation with which no client is trained, and how they are used; or nothing."""
         if not is_ray_worker() or training_device(self.config.device).type != "cpu":
             return ""
-        available, of_node = num_cpus_for_workers(), num_cpus()
-        used = min(self.num_nodes, max(available // of_node, 1)) * self.concurrency
-        usable = min(available, self.config.num_clients)
-        if used >= usable:
-            return ""
+        config, machines = self.config, cpus_of_machines()
+        of_a_round = config.clients_per_round if config.algorithm_spec.communicates else 0
+        most = of_a_round or config.num_clients
+        node_per_client = self.num_nodes >= config.num_clients
+
+        def clients_at_a_time(option: tuple[int, int]) -> int:
+            nodes, cpus = option
+            nodes_at_a_time = min(nodes, sum(available // cpus for available in machines))
+            return min(nodes_at_a_time * (1 if node_per_client else cpus), most)
+
+        of_node, usable = num_cpus(), min(sum(machines), most)
         # More nodes like these, which share their memory among several clients, or else nodes with one CPU each.
-        cpus = of_node if self.concurrency == of_node and usable // of_node * of_node > used else 1
-        nodes = max(usable // cpus, self.num_nodes if self.num_nodes >= self.config.num_clients else 0)
-        option = f'--federation-config "num-supernodes={nodes} client-resources-num-cpus={cpus}"'
-        return f"Clients are trained on {used} of {available} CPUs; {option} uses {min(nodes * cpus, usable)}"
+        options = [(self.num_nodes, 1)] if node_per_client else [(usable // of_node, of_node), (usable, 1)]
+        nodes, cpus = option = max(options, key=clients_at_a_time)
+        if clients_at_a_time(option) <= (now := clients_at_a_time((self.num_nodes, of_node))):
+            return ""
+        return (
+            f"Clients are trained on {now} of {sum(machines)} CPUs; --federation-config "
+            f'"num-supernodes={nodes} client-resources-num-cpus={cpus}" uses {clients_at_a_time(option)}'
+        )
 
     def with_class_names(self, class_names: ClassNames) -> "Node":
         """The same node, whose labels have the numbers of these class names; of its own ones if there are none."""
@@ -158,7 +169,7 @@ class Node:
         return model
 
     def _network(self, purpose: object) -> SplitNetwork:
-        """A network for a purpose, whose head has the classes of all nodes; built once per process."""
+        """A network for a purpose, whose head has the classes of all nodes; built once for it in each process."""
         config, dataset = self.config, self.dataset
         return build_network(
             config.model_name, dataset.image_shape, dataset.num_classes, config.head_blocks, config.device, purpose

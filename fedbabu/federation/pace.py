@@ -36,13 +36,15 @@ class Pace:
     ) -> list[int]:
         """The first of the clients that wait at a node, for about PORTION_SECONDS of work.
 
-        It is a multiple of the number of clients for which the node works at a time, and that number while the node's
-        pace is not known. Where messages themselves take long, as on a SuperNode, which starts a process for each, it
-        is as many clients as make up for that.
+        Unless all fit, it is a multiple of the number of clients for which the node works at a time, and that number
+        while the node's pace is not known. Where messages themselves take long, as on a SuperNode, which starts a
+        process for each, it is as many clients as make up for that.
         """
         if (pace := self._seconds_per_example.get((node, kind))) is None:
             return list(clients[: FIRST_PORTION * concurrency])
         seconds = max(PORTION_SECONDS, PORTION_OVERHEADS * self._overhead)
         work = np.cumsum([pace * num_train[client] for client in clients])
         fitting = int(np.searchsorted(work, seconds, side="right"))
+        if fitting == len(clients):
+            return list(clients)
         return list(clients[: max(fitting // concurrency, 1) * concurrency])

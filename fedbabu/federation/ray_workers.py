@@ -32,7 +32,13 @@ def is_ray_worker() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def num_cpus_for_workers() -> int:
-    """How many CPUs all of Ray's workers may use together; call it in one of them."""
+def num_cpus_of_worker() -> int:
+    """How many whole CPUs Ray has assigned to this worker, but at least one."""
     ray: Any = sys.modules["ray"]
-    return int(ray.cluster_resources()["CPU"])
+    return max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1)
+
+
+def cpus_of_machines() -> list[int]:
+    """How many CPUs each machine has for Ray's workers; call it in one of them."""
+    ray: Any = sys.modules["ray"]
+    return [int(machine["Resources"].get("CPU", 0)) for machine in ray.nodes() if machine["Alive"]]

@@ -26,7 +26,7 @@ from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
 from fedbabu.runs.settings import declared_algorithm, finetunes_epoch_by_epoch, setting_of
 from fedbabu.runs.time_estimates import Cost, estimated_seconds, time_left
-from fedbabu.training.device import fitting_federation
+from fedbabu.training.device import clients_at_a_time, fitting_federation
 
 POLL_SECONDS = 0.5
 TAIL_BYTES = 4000  # of a log, in which its last line is looked for
@@ -70,7 +70,8 @@ class PlannedRun:
         """How long the run will take as estimated; None if that is not known."""
         data = dataset_name(self.config["dataset"], self.experiment.dataset_locations)
         finished = [run for run in self.experiment.usable_runs() if run.finished]
-        return estimated_seconds(self.run_config, data, finished, self.federation["num-supernodes"])
+        at_a_time = clients_at_a_time(self.federation, self.config["num-clients"])
+        return estimated_seconds(self.run_config, data, finished, at_a_time)
 
     @property
     def state(self) -> str:
@@ -144,7 +145,7 @@ def carry_out(runs: Sequence[PlannedRun], folder: Path, console: Console) -> Non
         def show(run: PlannedRun, share_done: float, line: str) -> None:
             """Show the newest line of a run, and the time left of all runs."""
             left = time_left(estimates, todo.index(run) + share_done, monotonic() - started)
-            how_far = f"{line}   {f'(sweep: {left})' if left else ''}"
+            how_far = "   ".join(part for part in (line, left and f"(sweep: {left})") if part)
             status.update(Text(f"{run.labels[0]}   {how_far}"))
             if not console.is_terminal:
                 heartbeat.beat(f"    {how_far}")

@@ -67,8 +67,10 @@ class Cost:
         return sum(self.training(record.round, record.num_examples) for record in rounds) / seconds if seconds else 0.0
 
 
-def estimated_seconds(config: RunConfig, data_name: str, runs: Sequence[RunFolder], num_nodes: int) -> float | None:
-    """How many seconds a run will take on this machine with a number of nodes; None if its data are not known.
+def estimated_seconds(
+    config: RunConfig, data_name: str, runs: Sequence[RunFolder], clients_at_a_time: int
+) -> float | None:
+    """How many seconds a run will take on this machine; None if its data are not known.
 
     Of the finished runs on this machine, the newest with the same data and network tells the speed; without one, the
     speed is measured now. Data are known by the name of a known dataset, or from a finished run with the same data.
@@ -79,7 +81,8 @@ def estimated_seconds(config: RunConfig, data_name: str, runs: Sequence[RunFolde
     same_network = [run for run in same_data if (run.config["model-name"], run.config["precision"]) == network]
     speed = _size_and_speed(same_network[-1])[1] if same_network else 0.0
     if not speed and known:
-        speed = num_nodes * images_per_second(config.model_name, known.image_shape, config.batch_size, config.precision)
+        of_one = images_per_second(config.model_name, known.image_shape, config.batch_size, config.precision)
+        speed = clients_at_a_time * of_one
     if not speed:
         return None
     size = known.num_examples if known and not same_data else _size_and_speed(same_data[-1])[0]
@@ -95,7 +98,7 @@ def _size_and_speed(run: RunFolder) -> tuple[tuple[int, int], float]:
 
 @cache
 def images_per_second(model_name: str, image_shape: ImageShape, batch_size: int, precision: str) -> float:
-    """How fast one node trains a network, measured on two random batches with one CPU, or on the GPU."""
+    """How fast one client trains a network, measured on two random batches with one CPU, or on the GPU."""
     settings, device = LocalTrainingSettings(batch_size, momentum=0.9, precision=precision), training_device("auto")
     model = build_model(model_name, image_shape, 10, seed=0).to(device)
     generator, phases = torch.Generator().manual_seed(0), (Phase(Part.FULL),)

@@ -1,4 +1,4 @@
-"""The device that a process trains on, its CPUs, its memory, and how many nodes fit on this machine's CPUs and GPUs."""
+"""The device that a process trains on, its memory, and how many nodes fit on this machine's CPUs and GPUs."""
 
 import ctypes
 import os
@@ -20,7 +20,9 @@ NODES_PER_GPU = 4
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # parameters of mallopt, from <malloc.h>
 KEPT_BYTES = 1 << 30  # more than one training step uses at a time
 KEPT_BYTES_OF_OLD_GLIBC = 32 << 20  # the most that glibc accepts before version 2.35
-ARENA_BYTES = 128 << 20  # more than glibc requests at a time for a thread
+# More than glibc requests at a time for a thread. Blocks of over 64 MiB it returns all the same, if they are not those
+# of the main thread: activations of 250 images in 4convNet, say.
+ARENA_BYTES = 128 << 20
 _taken: list[object] = []  # the lock of the GPU that this process has taken
 
 
@@ -45,15 +47,6 @@ def training_device(wanted: str) -> torch.device:
         )
     num_gpus = torch.cuda.device_count()
     return torch.device("cuda", _take_one_of(num_gpus) if num_gpus > 1 else 0)
-
-
-@cache
-def num_cpus() -> int:
-    """How many CPUs this process may use: in a simulation those of a node (client-resources-num-cpus), otherwise all.
-
-    Ray sets OMP_NUM_THREADS to that number, and PyTorch reads it.
-    """
-    return torch.get_num_threads()
 
 
 @cache
@@ -108,6 +101,11 @@ def keep_freed_memory() -> None:
             mallopt(M_TOP_PAD, ARENA_BYTES)
 
 
+def num_cpus_of_machine() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def fitting_federation(federation: Mapping[str, Any], num_clients: int) -> dict[str, Any]:
     """Flower's federation config for this machine, in numbers.
 
@@ -116,7 +114,7 @@ def fitting_federation(federation: Mapping[str, Any], num_clients: int) -> dict[
             client-resources-num-cpus, and client-resources-num-gpus (a number or "auto").
         num_clients: The number of clients of the run.
     """
-    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cpus = num_cpus_of_machine()
     num_gpus, resolved = torch.cuda.device_count(), dict(federation)
     fitting_nodes = max(num_cpus // resolved["client-resources-num-cpus"], 1)
     if resolved["client-resources-num-gpus"] == "auto":
@@ -127,3 +125,12 @@ def fitting_federation(federation: Mapping[str, Any], num_clients: int) -> dict[
     numbers = {"auto": min(fitting_nodes, num_clients), "clients": num_clients}
     resolved["num-supernodes"] = numbers.get(resolved["num-supernodes"], resolved["num-supernodes"])
     return resolved
+
+
+def clients_at_a_time(federation: Mapping[str, Any], num_clients: int) -> int:
+    """For how many clients this machine works at a time, given Flower's federation config in numbers."""
+    nodes, cpus = federation["num-supernodes"], federation["client-resources-num-cpus"]
+    if federation["client-resources-num-gpus"]:
+        return int(nodes)
+    nodes_at_a_time = min(nodes, max(int(num_cpus_of_machine() // cpus), 1))
+    return int(nodes_at_a_time * (max(int(cpus), 1) if nodes < num_clients else 1))

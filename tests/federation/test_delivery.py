@@ -107,6 +107,27 @@ def test_a_node_that_works_for_several_clients_at_a_time_is_sent_multiples_of_th
     assert grid.now == 15
 
 
+def test_what_fits_into_one_message_is_sent_in_one(deliver):
+    grid = TimedGrid({100: 1.0}, concurrency=2)
+    deliver(grid, 7)
+    assert [len(clients) for _, clients, _ in grid.sent] == [2, 5]
+
+
+def test_a_node_takes_as_many_clients_from_another_as_it_works_for_at_a_time(deliver):
+    """When node 100 has done its 6, the other works for two, and four wait: it takes two, and then two."""
+    grid = TimedGrid({100: 0.5, 101: 60.0}, concurrency=2)
+    deliver(grid, 12)
+    taken = [clients for node, clients, time in grid.sent if node == 100 and time > 0]
+    assert all(len(clients) % 2 == 0 for clients in taken)
+    assert served(grid) == {100: 10, 101: 2}
+
+
+def test_clients_at_a_time_need_the_time_of_one(deliver):
+    grid = TimedGrid({100: None}, concurrency=3)
+    messenger = deliver(grid, 3, timeout=10.0)
+    assert messenger.failed == dict.fromkeys(range(3), "node 100 did not answer within 130 s")
+
+
 def test_a_slow_node_hands_clients_to_a_fast_one(deliver):
     grid = TimedGrid({100: 1.0, 101: 10.0})
     deliver(grid, 44)

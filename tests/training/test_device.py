@@ -9,7 +9,7 @@ import torch
 from support.errors import config_error
 
 from fedbabu.training import device
-from fedbabu.training.device import fitting_federation, training_device, why_no_gpu
+from fedbabu.training.device import clients_at_a_time, fitting_federation, training_device, why_no_gpu
 
 
 def test_the_device_is_the_gpu_if_there_is_one_and_float32_is_float32():
@@ -106,3 +106,13 @@ def test_a_processor_with_amx_is_known_by_its_flags(monkeypatch, tmp_path, flags
     device.has_amx.cache_clear()
     assert not device.has_amx()
     device.has_amx.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "cpus", "gpus", "expected"),
+    [(2, 1, 0, 2), (2, 2, 0, 4), (100, 1, 0, 5), (100, 2, 0, 2), (4, 1, 0.25, 4)],
+)
+def test_how_many_clients_are_trained_at_a_time(monkeypatch, num_nodes, cpus, gpus, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(5), raising=False)
+    federation = dict(zip(("num-supernodes", "client-resources-num-cpus"), (num_nodes, cpus), strict=True))
+    assert clients_at_a_time(federation | {"client-resources-num-gpus": gpus}, 100) == expected
