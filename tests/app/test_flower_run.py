@@ -100,13 +100,14 @@ def test_a_run_with_wrong_input_ends_as_failed_with_one_sentence(flower, tmp_pat
 
 
 @slow
-def test_two_and_twenty_supernodes_give_the_same_results(flower, tmp_path):
+def test_two_supernodes_with_two_cpus_and_twenty_with_one_give_the_same_results(flower, tmp_path):
+    """The first two work for two clients at a time each, the others have at most one."""
     overrides = (
         f"dataset='digits' num-clients=10 fraction-train=0.5 num-server-rounds=3 num-local-epochs=1 "
         f"num-finetune-epochs=1 results-dir='{tmp_path}'"
     )
-    for num_nodes in (2, 20):
-        federation = f"num-supernodes={num_nodes} client-resources-num-cpus=1"
+    for num_nodes, cpus in ((2, 2), (20, 1)):
+        federation = f"num-supernodes={num_nodes} client-resources-num-cpus={cpus}"
         flwr(flower, "run", ".", "--stream", "--run-config", overrides, "--federation-config", federation)
     two, twenty = finished_runs(tmp_path)
     num_nodes = [run.recorded["federation"]["num-supernodes"] for run in (two, twenty)]
