@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import PAPER_PROTOCOL, default_run_config, partition_keys
+from fedbabu.config import PAPER_PROTOCOL, PROTOCOLS, default_run_config, partition_keys
 from fedbabu.data.known import dataset_title
 from fedbabu.data.partitions import PARTITIONS
 from fedbabu.models import MODELS
@@ -174,9 +174,18 @@ def legend(axes: Axes, beside: bool = False, columns_below: int = 0, **options: 
 
 
 def common_title(runs: Sequence[RunFolder], varied_key: str = "") -> str:
-    """The setting of all runs in one line, if they have the same setting apart from a run-config key."""
-    titles = {setting_title(run, varied_key) for run in runs}
-    return titles.pop() if len(titles) == 1 else "Several settings"
+    """What the settings of all runs have in common in one line, without a run-config key in which they differ."""
+    (data, parts), *others = (_setting_parts(run, varied_key) for run in runs)
+    if any(data != other for other, _ in others):
+        return "Several settings"
+    return f"{data}: {', '.join(part for part in parts if all(part in theirs for _, theirs in others))}"
+
+
+def distinguishing_parts(runs: Sequence[RunFolder]) -> list[str]:
+    """The part of the setting of each run that not all of them have, in one line; empty if there is none."""
+    of_runs = [[data, *parts] for data, parts in map(_setting_parts, runs)]
+    common = set(of_runs[0]).intersection(*of_runs)
+    return [", ".join(part for part in parts if part not in common) for parts in of_runs]
 
 
 def setting_title(run: RunFolder, varied_key: str = "") -> str:
@@ -184,6 +193,12 @@ def setting_title(run: RunFolder, varied_key: str = "") -> str:
 
     Values that are the same in all of the paper's tables are left out, so that runs with one title may be compared.
     """
+    data, parts = _setting_parts(run, varied_key)
+    return f"{data}: {', '.join(parts)}"
+
+
+def _setting_parts(run: RunFolder, varied_key: str = "") -> tuple[str, list[str]]:
+    """The data and network of a run, and the other parts of its setting, as `setting_title` has them."""
     config, dataset = run.config, run.dataset
     scheme, share = config["partition"], config["server-data-fraction"]
     left_out = {"partition", "server-data-fraction", varied_key, *SYMBOLS, *partition_keys(scheme), *COMPARED_KEYS}
@@ -199,8 +214,7 @@ def setting_title(run: RunFolder, varied_key: str = "") -> str:
             parts.append(f"p = {share}")
     parts += [f"{key} = {value}" for key, value in _unusual_values(config).items() if key not in left_out]
     network = MODELS[config["model-name"]].title or config["model-name"]
-    data = f"{dataset_title(dataset['name'])}, {dataset['num-train-examples']:,} images, {network}"
-    return f"{data}: {', '.join(parts)}"
+    return f"{dataset_title(dataset['name'])}, {dataset['num-train-examples']:,} images, {network}", parts
 
 
 def algorithm_label(run: RunFolder) -> str:
@@ -212,13 +226,15 @@ def algorithm_label(run: RunFolder) -> str:
 
 
 def _unusual_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a setting that is not the same as in all of the paper's tables."""
-    defaults = default_run_config()
-    usual = {key: defaults[key] for key in declared_algorithm(config).coefficients}
-    usual |= {key: defaults[key] for key in ("protocol", "aggregation-weights", "partition-seed")}
-    usual |= PAPER_PROTOCOL | {key: config[key] for key in SYMBOLS}
+    """The part of a setting that is not the same as in all of the paper's tables, nor fixed by the protocol."""
+    defaults, declared = default_run_config(), declared_algorithm(config)
+    usual = {key: defaults[key] for key in declared.coefficients}
+    usual |= {"protocol": defaults["protocol"], "partition-seed": defaults["partition-seed"]}
+    usual["aggregation-weights"] = PROTOCOLS[config["protocol"]]["aggregation-weights"]
+    usual |= PAPER_PROTOCOL | {key: config[key] for key in (*SYMBOLS, *declared.fixes)}
     usual_setting = setting_of({**config, **usual})
-    return {key: value for key, value in setting_of(config).items() if value != usual_setting.get(key)}
+    # A key without a value says that there is nothing: no part is fine-tuned, say.
+    return {key: value for key, value in setting_of(config).items() if value not in ("", usual_setting.get(key))}
 
 
 def labels(runs: Sequence[RunFolder], label: Callable[[RunFolder], str] = algorithm_label) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedbabu.errors import ConfigError, counted, plus_minus
-from fedbabu.plots.style import algorithm_label, setting_title
+from fedbabu.plots.style import algorithm_label, distinguishing_parts
 from fedbabu.reproduction.comparison import mean_and_error
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
@@ -35,10 +35,9 @@ def groups_of(runs: Sequence[RunFolder]) -> list[Group]:
     for run in runs:
         if not run.finished:
             raise ConfigError(f"{run.path} is not a finished run: only finished ones can be compared.")
-    several = len({setting_title(run) for run in runs}) > 1
     by_label: dict[str, dict[int, RunFolder]] = {}
-    for run in runs:
-        label = f"{algorithm_label(run)} ({setting_title(run)})" if several else algorithm_label(run)
+    for run, setting in zip(runs, distinguishing_parts(runs), strict=True):
+        label = algorithm_label(run) + (f" ({setting})" if setting else "")
         by_label.setdefault(label, {})[run.config["seed"]] = run
     return [Group(label, of_label) for label, of_label in by_label.items()]
 

@@ -8,7 +8,16 @@ from support.figures import lines
 from support.run_folders import copy_run
 
 from fedbabu.plots.accuracy import accuracy_over_rounds
-from fedbabu.plots.style import algorithm_label, common_title, labels, looks, looks_of, save_figure, setting_title
+from fedbabu.plots.style import (
+    algorithm_label,
+    common_title,
+    distinguishing_parts,
+    labels,
+    looks,
+    looks_of,
+    save_figure,
+    setting_title,
+)
 from fedbabu.runs.folder import RunFolder
 
 
@@ -38,7 +47,21 @@ def test_a_title_has_the_setting_without_what_is_as_in_the_paper(federated, tmp_
     assert "Dirichlet, β = 0.5, f = 0.25" in other_title
     assert "τ_f = 2, p = 0.1, " in other_title
     assert {"momentum = 0.5", "batch-size = 40", "server-part = full"} <= set(other_title.split(", "))
-    assert common_title([federated[0], run]) == "Several settings"
+    common = "digits, 1,440 images, 4convNet: N = 8, f = 0.25, τ = 2, K = 3, τ_f = 2, batch-size = 40"
+    assert common_title([federated[0], run]) == common
+    different = "Dirichlet, β = 0.5, p = 0.1, momentum = 0.5, server-part = full"
+    assert distinguishing_parts([federated[0], run]) == ["s = 2", different]
+    assert distinguishing_parts(federated) == ["", ""]
+    other_data = copy_run(federated[0], tmp_path / "data", {"name": "cifar10", "num-train-examples": 50_000})
+    assert common_title([federated[0], other_data]) == "Several settings"
+
+
+def test_a_title_does_not_name_what_the_protocol_fixes(federated, tmp_path):
+    keys = {"algorithm": "fedrep", "protocol": "code", "momentum": 0.5, "aggregation_weights": "clients"}
+    as_in_the_code = copy_run(federated[0], tmp_path / "run", **keys)
+    assert algorithm_label(as_in_the_code) == "FedRep, protocol = code"
+    assert "momentum" not in setting_title(as_in_the_code)
+    assert "aggregation-weights" not in setting_title(as_in_the_code)
 
 
 def test_a_title_leaves_out_the_key_in_which_runs_differ(federated):

@@ -1,16 +1,19 @@
 """The published numbers are what the committed runs, results/paper, give."""
 
 import re
+from itertools import product
 
 import numpy as np
 import pytest
 from support import PROJECT
 
 from fedbabu.cli import main
+from fedbabu.errors import plus_minus
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.results import finished_runs
+from fedbabu.runs.settings import declared_algorithm
 
-PUBLISHED = PROJECT / "results" / "paper"
+PUBLISHED, AFTER_20_ROUNDS = PROJECT / "results" / "paper", PROJECT / "results" / "after-20-rounds"
 REPRODUCTION = (PROJECT / "docs" / "reproduction.md").read_text(encoding="utf-8")
 
 
@@ -63,6 +66,31 @@ def test_the_table_of_what_measuring_is_worth_is_that_of_the_published_runs():
         for column, clients in columns.items():
             mean = np.mean([client["without-head-accuracy"][templates] for client in clients])
             assert table[row][column] == f"{mean:.2f}", (row, column)
+
+
+def test_the_table_of_the_other_algorithms_is_that_of_the_published_runs():
+    """But for the numbers that are marked as those of another seed, by an earlier version."""
+    table, found = rows("## The other algorithms, as the text and as the code"), 0
+    for run in finished_runs(AFTER_20_ROUNDS):
+        without_head_and_personalized = table[declared_algorithm(run.config).title]
+        by_protocol = run.summary["accuracy-by-protocol"]
+        for column, (metric, protocol) in enumerate(product(("without-head", "personalized"), ("text", "code"))):
+            measured = by_protocol.get(protocol, run.summary["accuracy"] if run.config["protocol"] == protocol else {})
+            if metric in measured:
+                expected = plus_minus(measured[metric]["mean"], measured[metric]["std"])
+                assert without_head_and_personalized[column] == expected, (run.path.name, column)
+                found += 1
+    assert found == 14
+
+
+def test_ditto_as_in_the_code_is_personal_for_the_clients_of_the_last_round_alone():
+    (run,) = (run for run in finished_runs(AFTER_20_ROUNDS) if run.config["algorithm"] == "ditto")
+    last = {True: [], False: []}
+    for client in run.clients:
+        last[client["client"] in run.rounds[-1].clients].append(client["accuracy"][-1])
+    assert (len(last[True]), len(last[False])) == (10, 90)
+    means = f"{np.mean(last[True]):.1f} %, and the other 90 at {np.mean(last[False]):.1f} %"
+    assert means in " ".join(REPRODUCTION.split())
 
 
 @pytest.mark.parametrize(("algorithm", "seed"), [("fedbabu", 1), ("fedbabu", 2), ("fedavg", 2)])
