@@ -12,7 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 import fedbabu.training.client
-from fedbabu import client_app
+from fedbabu import client_work
 
 app = ClientApp()
 
@@ -34,16 +34,16 @@ fedbabu.training.client.train = train
 @app.query()
 def describe(message: Message, context: Context) -> Message:
     """The app's own handler."""
-    return client_app.describe(message, context)
+    return client_work.describe(message, context)
 
 
 @app.train()
 def train_clients(message: Message, context: Context) -> Message:
     """The app's own handler."""
-    return client_app.train_clients(message, context)
+    return client_work.train_clients(message, context)
 
 
 @app.evaluate()
 def evaluate_clients(message: Message, context: Context) -> Message:
     """The app's own handler."""
-    return client_app.evaluate_clients(message, context)
+    return client_work.evaluate_clients(message, context)

@@ -88,7 +88,7 @@ def test_a_node_with_local_data_has_all_its_cpus_for_its_client(tiny_config, tmp
     node_with_cpus(3)
     asked = []
     monkeypatch.setattr(
-        "fedbabu.client_app.for_each_client", lambda *given: asked.append(given[2:]) or for_each_client(*given)
+        "fedbabu.client_work.for_each_client", lambda *given: asked.append(given[2:]) or for_each_client(*given)
     )
     config = tiny_config | LOCAL_DATA | {"num-server-rounds": 1, "num-finetune-epochs": 0}
     run_server(config, node_configs=nodes_with_local_data(tmp_path))

@@ -13,7 +13,7 @@ from support.in_process import run_server, tasks
 from support.local_data import LOCAL_DATA, nodes_with_local_data
 from support.pictures import write_folder
 
-from fedbabu.client_app import without_paths
+from fedbabu.client_work import without_paths
 from fedbabu.data.dataset import open_dataset
 from fedbabu.errors import ConfigError, RunError
 from fedbabu.runs.folder import RunFolder
@@ -55,7 +55,7 @@ def test_a_folder_for_client_states_that_cannot_be_written_is_named_before_train
 def on_another_machine(monkeypatch):
     """Nodes do not see the folders of the server."""
     unseen = {"is_dir": lambda path: False, "exists": lambda path: False}
-    monkeypatch.setattr("fedbabu.client_app.Path", type("PathOnAnotherMachine", (type(Path()),), unseen))
+    monkeypatch.setattr("fedbabu.client_work.Path", type("PathOnAnotherMachine", (type(Path()),), unseen))
 
 
 KEEPING = [{"algorithm": "fedper"}, {"algorithm": "fedbabu", "keep-personalized": True}]
@@ -70,7 +70,7 @@ def test_nodes_that_do_not_see_the_results_dir_cannot_keep_anything_there(
 
     Ray gives a node's next message to any of its machines.
     """
-    monkeypatch.setattr("fedbabu.client_app.is_ray_worker", lambda: ray)
+    monkeypatch.setattr("fedbabu.client_work.is_ray_worker", lambda: ray)
     with config_error("does not see", tiny_config["results-dir"], *list(keys)[-1:]):
         run_server(tiny_config | keys, num_nodes=num_nodes)
 
@@ -78,16 +78,16 @@ def test_nodes_that_do_not_see_the_results_dir_cannot_keep_anything_there(
 @pytest.mark.parametrize(("num_nodes", "ray"), [(2, False), (8, True)])
 def test_a_machine_that_no_node_was_asked_on_does_not_lose_states_either(tiny_config, monkeypatch, num_nodes, ray):
     """The nodes answered on the server's machine, and are given their first training on another."""
-    monkeypatch.setattr("fedbabu.client_app.is_ray_worker", lambda: ray)
+    monkeypatch.setattr("fedbabu.client_work.is_ray_worker", lambda: ray)
     monkeypatch.setattr("fedbabu.federation.delivery.RESEND_PAUSES", ())
     without_folders = type("PathOnAnotherMachine", (type(Path()),), {"is_dir": lambda path: False})
-    monkeypatch.setattr("fedbabu.client_app.Path", without_folders)
+    monkeypatch.setattr("fedbabu.client_work.Path", without_folders)
     with pytest.raises(RunError, match=r"does not see the run folder .*fedper"):
         run_server(tiny_config | {"algorithm": "fedper", "max-round-retries": 0}, num_nodes=num_nodes)
 
 
 def test_nothing_needs_to_be_seen_if_nothing_is_kept(tiny_config, monkeypatch, on_another_machine):
-    monkeypatch.setattr("fedbabu.client_app.is_ray_worker", lambda: True)
+    monkeypatch.setattr("fedbabu.client_work.is_ray_worker", lambda: True)
     run, _ = run_server(tiny_config, num_nodes=2)
     assert len(run.clients) == 8
 
@@ -200,7 +200,7 @@ def test_an_error_of_any_kind_has_no_path_of_the_node(config, tmp_path, monkeypa
     def fail(*arguments):
         raise PermissionError(13, "Permission denied", str(states / "clients" / "1"))
 
-    monkeypatch.setattr("fedbabu.client_app._folder_for_what_is_kept", fail)
+    monkeypatch.setattr("fedbabu.client_work._folder_for_what_is_kept", fail)
     with pytest.raises(RunError) as stopped:
         run_server(config, node_configs=nodes)
     assert "states/clients/1" in str(stopped.value)

@@ -6,7 +6,7 @@ from support.in_process import run_server
 from support.run_configs import small_run_config
 from support.run_folders import copy_run, summarize
 
-from fedbabu import client_app
+from fedbabu import client_work
 from fedbabu.models import build_model
 from fedbabu.reproduction.paper import find_cells
 from fedbabu.runs.folder import RunFolder
@@ -39,7 +39,7 @@ def fine_tuned_states() -> list[dict[str, np.ndarray]]:
 def diagnosed(make_run, fine_tuned_states) -> list[RunFolder]:
     """A run of FedAvg and one of FedBABU with all diagnostics, and with test images of all classes."""
     keys = {"record": "similarity class-accuracy features", "iid_test_set": True}
-    fine_tune_client = client_app.fine_tune_client
+    fine_tune_client = client_work.fine_tune_client
 
     def fine_tune_and_remember(client, *arguments):
         result = fine_tune_client(client, *arguments)
@@ -48,7 +48,7 @@ def diagnosed(make_run, fine_tuned_states) -> list[RunFolder]:
 
     fedavg = make_run(algorithm="fedavg", **keys)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_app, "fine_tune_client", fine_tune_and_remember)
+        patch.setattr(client_work, "fine_tune_client", fine_tune_and_remember)
         return [fedavg, make_run(algorithm="fedbabu", **keys)]
 
 

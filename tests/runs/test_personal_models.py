@@ -12,7 +12,7 @@ from support.local_data import LOCAL_DATA, nodes_with_local_data
 from support.pages import snippets
 from support.pictures import write_folder
 
-from fedbabu import client_app
+from fedbabu import client_work
 from fedbabu.cli import main
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions.partition import open_simulated_data
@@ -41,7 +41,7 @@ def kept(tmp_path_factory):
     from support.run_configs import small_run_config
 
     config = small_run_config(tmp_path_factory.mktemp("results")) | {"keep-personalized": True, "num-server-rounds": 8}
-    states, fine_tune = {}, client_app.fine_tune_client
+    states, fine_tune = {}, client_work.fine_tune_client
 
     def fine_tune_and_remember(client, *arguments):
         result = fine_tune(client, *arguments)
@@ -49,7 +49,7 @@ def kept(tmp_path_factory):
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_app, "fine_tune_client", fine_tune_and_remember)
+        patch.setattr(client_work, "fine_tune_client", fine_tune_and_remember)
         run, _ = run_server(config)
     return run, states
 

@@ -134,7 +134,7 @@ def test_a_run_is_resumed_in_the_middle_of_an_evaluation(config, undisturbed, mo
         raise PowerFailure
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedbabu.client_app.fine_tune_client", fail)
+        patch.setattr("fedbabu.client_work.fine_tune_client", fail)
         with pytest.raises(PowerFailure):
             run_server(config)
     (folder,) = Path(config["results-dir"]).iterdir()

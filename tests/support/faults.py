@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 
-from fedbabu import client_app
+from fedbabu import client_work
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
 from fedbabu.training.client import Client
@@ -36,7 +36,7 @@ def fail_clients(
         monkeypatch: Undoes it after the test.
         clients: The ids of the clients.
         error: The error.
-        work: The functions of `client_app` that raise it.
+        work: The functions of `client_work` that raise it.
         training_rounds: The rounds in which `train_client` raises it; empty for all.
         once: Whether each of the clients fails only once.
     """
@@ -52,7 +52,7 @@ def fail_clients(
         return work_or_fail
 
     for name in work:
-        monkeypatch.setattr(client_app, name, failing_version(getattr(client_app, name)))
+        monkeypatch.setattr(client_work, name, failing_version(getattr(client_work, name)))
 
 
 def slow_down_clients(monkeypatch: pytest.MonkeyPatch, clients: Collection[int], seconds: float, split: str) -> None:
