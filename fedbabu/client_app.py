@@ -17,7 +17,7 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Answer which clients this node can serve and what data they have, or why it cannot take part."""
+    """See `client_work.describe`."""
     from fedbabu import client_work
 
     return client_work.describe(message, context)
@@ -25,7 +25,7 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train()
 def train_clients(message: Message, context: Context) -> Message:
-    """Train the clients of the task, each from the global model, and reply with the sum of what they share."""
+    """See `client_work.train_clients`."""
     from fedbabu import client_work
 
     return client_work.train_clients(message, context)
@@ -33,7 +33,7 @@ def train_clients(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate_clients(message: Message, context: Context) -> Message:
-    """Evaluate the clients of the task; in the final evaluation, fine-tune each and measure it after every epoch."""
+    """See `client_work.evaluate_clients`."""
     from fedbabu import client_work
 
     return client_work.evaluate_clients(message, context)

@@ -68,7 +68,7 @@ class Federation:
     def _crc(self, clients: list[Any]) -> str:
         return f"{zlib.crc32(json.dumps([self.image_shape, self.num_classes, clients]).encode()):08x}"
 
-    def add(self, client: int, info: ClientInfo, node: int, concurrency: int = 1) -> None:
+    def add(self, client: int, info: ClientInfo, node: int, concurrency: int) -> None:
         """Add a node that can serve a client, which may be new."""
         self.clients[client] = info
         self.concurrency[node] = concurrency

@@ -29,7 +29,7 @@ from fedbabu.federation.ray_workers import cpus_of_machines, is_ray_worker
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.training.aggregation import State
 from fedbabu.training.client import Client
-from fedbabu.training.device import device_name, has_amx, training_device, why_no_gpu
+from fedbabu.training.device import clients_at_a_time, device_name, has_amx, training_device, why_no_gpu
 
 
 @dataclass(frozen=True)
@@ -137,25 +137,23 @@ class Node:
         """A sentence about CPUs of a simulation with which no client is trained, and how they are used; or nothing."""
         if not is_ray_worker() or training_device(self.config.device).type != "cpu":
             return ""
-        config, machines = self.config, cpus_of_machines()
-        of_a_round = config.clients_per_round if config.algorithm_spec.communicates else 0
-        most = of_a_round or config.num_clients
-        node_per_client = self.num_nodes >= config.num_clients
+        config, machines, of_node = self.config, cpus_of_machines(), num_cpus()
+        most = (config.algorithm_spec.communicates and config.clients_per_round) or config.num_clients
 
-        def clients_at_a_time(option: tuple[int, int]) -> int:
-            nodes, cpus = option
-            nodes_at_a_time = min(nodes, sum(available // cpus for available in machines))
-            return min(nodes_at_a_time * (1 if node_per_client else cpus), most)
+        def at_a_time(option: tuple[int, int]) -> int:
+            return min(clients_at_a_time(*option, config.num_clients, machines), most)
 
-        of_node, usable = num_cpus(), min(sum(machines), most)
+        usable = min(sum(machines), most)
         # More nodes like these, which share their memory among several clients, or else nodes with one CPU each.
-        options = [(self.num_nodes, 1)] if node_per_client else [(usable // of_node, of_node), (usable, 1)]
-        nodes, cpus = option = max(options, key=clients_at_a_time)
-        if clients_at_a_time(option) <= (now := clients_at_a_time((self.num_nodes, of_node))):
+        options = [(usable // of_node, of_node), (usable, 1)]
+        if self.num_nodes >= config.num_clients:  # each has one client, and still shall
+            options = [(self.num_nodes, 1)]
+        nodes, cpus = option = max(options, key=at_a_time)
+        if at_a_time(option) <= (now := at_a_time((self.num_nodes, of_node))):
             return ""
         return (
             f"Clients are trained on {now} of {sum(machines)} CPUs; --federation-config "
-            f'"num-supernodes={nodes} client-resources-num-cpus={cpus}" uses {clients_at_a_time(option)}'
+            f'"num-supernodes={nodes} client-resources-num-cpus={cpus}" uses {at_a_time(option)}'
         )
 
     def with_class_names(self, class_names: ClassNames) -> "Node":

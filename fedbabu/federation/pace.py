@@ -32,7 +32,7 @@ class Pace:
         self._overhead = min(self._overhead, seconds - work)
 
     def portion(
-        self, node: int, kind: str, clients: Sequence[int], num_train: Mapping[int, int], concurrency: int = 1
+        self, node: int, kind: str, clients: Sequence[int], num_train: Mapping[int, int], concurrency: int
     ) -> list[int]:
         """The first of the clients that wait at a node, for about PORTION_SECONDS of work.
 

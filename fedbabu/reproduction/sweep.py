@@ -26,7 +26,7 @@ from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
 from fedbabu.runs.settings import declared_algorithm, finetunes_epoch_by_epoch, setting_of
 from fedbabu.runs.time_estimates import Cost, estimated_seconds, time_left
-from fedbabu.training.device import clients_at_a_time, fitting_federation
+from fedbabu.training.device import clients_at_a_time, fitting_federation, num_cpus_of_machine
 
 POLL_SECONDS = 0.5
 TAIL_BYTES = 4000  # of a log, in which its last line is looked for
@@ -70,7 +70,10 @@ class PlannedRun:
         """How long the run will take as estimated; None if that is not known."""
         data = dataset_name(self.config["dataset"], self.experiment.dataset_locations)
         finished = [run for run in self.experiment.usable_runs() if run.finished]
-        at_a_time = clients_at_a_time(self.federation, self.config["num-clients"])
+        federation, at_a_time = self.federation, self.federation["num-supernodes"]
+        if not federation["client-resources-num-gpus"]:
+            cpus, machines = federation["client-resources-num-cpus"], [num_cpus_of_machine()]
+            at_a_time = clients_at_a_time(at_a_time, cpus, self.config["num-clients"], machines)
         return estimated_seconds(self.run_config, data, finished, at_a_time)
 
     @property
@@ -142,9 +145,9 @@ def carry_out(runs: Sequence[PlannedRun], folder: Path, console: Console) -> Non
     with local_superlink(folder) as (environment, _), console.status("") as status:
         heartbeat = Heartbeat(console.print)  # in a log, where there is no line to update
 
-        def show(run: PlannedRun, share_done: float, line: str) -> None:
-            """Show the newest line of a run, and the time left of all runs."""
-            left = time_left(estimates, todo.index(run) + share_done, monotonic() - started)
+        def show(run: PlannedRun, done: float, line: str) -> None:
+            """Show the newest line of a run, of which a part is done, and the time left of all runs."""
+            left = time_left(estimates, todo.index(run) + done, monotonic() - started)
             how_far = "   ".join(part for part in (line, left and f"(sweep: {left})") if part)
             status.update(Text(f"{run.labels[0]}   {how_far}"))
             if not console.is_terminal:

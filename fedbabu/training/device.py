@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -127,10 +127,15 @@ def fitting_federation(federation: Mapping[str, Any], num_clients: int) -> dict[
     return resolved
 
 
-def clients_at_a_time(federation: Mapping[str, Any], num_clients: int) -> int:
-    """For how many clients this machine works at a time, given Flower's federation config in numbers."""
-    nodes, cpus = federation["num-supernodes"], federation["client-resources-num-cpus"]
-    if federation["client-resources-num-gpus"]:
-        return int(nodes)
-    nodes_at_a_time = min(nodes, max(int(num_cpus_of_machine() // cpus), 1))
-    return int(nodes_at_a_time * (max(int(cpus), 1) if nodes < num_clients else 1))
+def clients_at_a_time(num_nodes: int, cpus_per_node: int, num_clients: int, machines: Sequence[int]) -> int:
+    """For how many clients the nodes of a simulation on CPUs work at a time.
+
+    Args:
+        num_nodes: The number of nodes. With at least as many as clients, each has one client; otherwise, a node works
+            for as many at a time as it has CPUs.
+        cpus_per_node: The number of CPUs of a node.
+        num_clients: The number of clients of the run.
+        machines: The number of CPUs of each machine.
+    """
+    nodes_at_a_time = min(num_nodes, max(sum(cpus // cpus_per_node for cpus in machines), 1))
+    return nodes_at_a_time * (cpus_per_node if num_nodes < num_clients else 1)

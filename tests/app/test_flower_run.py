@@ -13,18 +13,10 @@ from support.flower import flwr
 from support.in_process import essence
 from support.notebooks import execute_notebook
 
-from fedbabu.reproduction.local_superlink import local_superlink
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.results import finished_runs
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def flower(tmp_path_factory):
-    """The environment of a Flower installation with a running SuperLink, which is stopped at the end."""
-    with local_superlink(tmp_path_factory.mktemp("flwr")) as (environment, _):
-        yield environment
 
 
 def status_of_last_run(environment: dict) -> str:

@@ -8,7 +8,6 @@ from support.in_process import client_states, essence, run_server
 from support.reference_runs import start_of
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.reproduction.local_superlink import local_superlink
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.results import all_runs, finished_runs
 
@@ -17,13 +16,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 # Convolutions round differently on a GPU, and every step of training makes the difference larger.
 SHORT = {"num-server-rounds": 2, "num-local-epochs": 1, "num-finetune-epochs": 1, "learning-rate": 0.01}
 FLOAT32 = {"rtol": 1e-3, "atol": 1e-4}
-
-
-@pytest.fixture(scope="module")
-def flower(tmp_path_factory):
-    """The environment of a Flower installation with a running SuperLink, which is stopped at the end."""
-    with local_superlink(tmp_path_factory.mktemp("flwr")) as (environment, _):
-        yield environment
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

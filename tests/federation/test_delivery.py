@@ -179,7 +179,7 @@ def test_a_node_may_say_anything_about_its_seconds():
     learned = pace.Pace()
     for work_seconds in (float("nan"), -1.0, 0.0, 1e9):
         learned.note(100, "train", 100, 2.0, work_seconds)
-        assert len(learned.portion(100, "train", list(range(9)), dict.fromkeys(range(9), 100))) == 4
+        assert len(learned.portion(100, "train", list(range(9)), dict.fromkeys(range(9), 100), 1)) == 4
 
 
 def test_portions_change_nothing_about_the_results(tiny_config, monkeypatch):

@@ -109,10 +109,8 @@ def test_a_processor_with_amx_is_known_by_its_flags(monkeypatch, tmp_path, flags
 
 
 @pytest.mark.parametrize(
-    ("num_nodes", "cpus", "gpus", "expected"),
-    [(2, 1, 0, 2), (2, 2, 0, 4), (100, 1, 0, 5), (100, 2, 0, 2), (4, 1, 0.25, 4)],
+    ("num_nodes", "cpus", "machines", "expected"),
+    [(2, 1, [5], 2), (2, 2, [5], 4), (100, 1, [5], 5), (100, 2, [5], 2), (4, 2, [3, 3], 4), (2, 4, [2], 4)],
 )
-def test_how_many_clients_are_trained_at_a_time(monkeypatch, num_nodes, cpus, gpus, expected):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(5), raising=False)
-    federation = dict(zip(("num-supernodes", "client-resources-num-cpus"), (num_nodes, cpus), strict=True))
-    assert clients_at_a_time(federation | {"client-resources-num-gpus": gpus}, 100) == expected
+def test_how_many_clients_are_trained_at_a_time(num_nodes, cpus, machines, expected):
+    assert clients_at_a_time(num_nodes, cpus, 100, machines) == expected
