@@ -78,7 +78,8 @@ class Checkpoint:
     @classmethod
     def start(cls, model: nn.Module) -> "Checkpoint":
         """The state of a run before its first round."""
-        return cls(0, {name: value.clone() for name, value in model.state_dict().items()}, {}, [], None)
+        state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        return cls(0, state, {}, [], None)
 
 
 class Checkpoints:

@@ -75,8 +75,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
-    """Write a state dict and JSON values by name to a safetensors file, with a checksum of both."""
-    tensors = {name: value.contiguous() for name, value in state.items()}
+    """Write a state dict, on any device, and JSON values by name to a safetensors file, with a checksum of both."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     texts = {name: json.dumps(value) for name, value in (values or {}).items()}
     write_whole(path, save(tensors, texts | {CHECKSUM_KEY: _checksum(tensors, texts)}))
 

@@ -44,6 +44,16 @@ def test_a_run_that_is_resumed_on_a_gpu_ends_as_an_undisturbed_one(tiny_config, 
     assert essence(resumed) == essence(undisturbed)
 
 
+@pytest.mark.parametrize("keys", [{"server-data-fraction": 0.1}, {"fraction-train": 0.0, "server-data-fraction": 1.0}])
+def test_training_on_the_server_agrees_with_training_on_a_cpu(tiny_config, tmp_path, keys):
+    runs = {}
+    for device in ("cpu", "cuda"):
+        config = tiny_config | SHORT | keys | {"device": device, "results-dir": str(tmp_path / device)}
+        runs[device], _ = run_server(config)
+    torch.testing.assert_close(runs["cuda"].model(), runs["cpu"].model(), **FLOAT32)
+    assert runs["cuda"].rounds[-1].test_accuracy == pytest.approx(runs["cpu"].rounds[-1].test_accuracy, abs=5)
+
+
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_lower_precision_trains_nearly_the_same(tiny_config, tmp_path, precision):
     losses = {}
