@@ -104,7 +104,7 @@ def compare(
     import pandas as pd
 
     from fedbabu.plots.accuracy import accuracy_over_clients
-    from fedbabu.plots.style import common_title, save_figure
+    from fedbabu.plots.style import common_title, save_picture
     from fedbabu.reproduction.run_comparison import comparison_table, groups_of, paired_sentences
     from fedbabu.runs.folder import RunFolder
     from fedbabu.runs.results import finished_runs
@@ -119,8 +119,8 @@ def compare(
     print(common_title(folders), "Accuracy in %: mean ± std over clients / std over seeds", sep="\n")
     print(pd.DataFrame(rows, columns=header).set_index("").rename_axis(None).to_string())
     print(*paired_sentences(groups), sep="\n")
-    save_figure(accuracy_over_clients([run for group in groups for run in group.runs.values()]), output)
-    print(f"Picture: {output.absolute()}")
+    picture = accuracy_over_clients([run for group in groups for run in group.runs.values()])
+    print(f"Picture: {save_picture(picture, output, 'comparison.png')}")
 
 
 @app.command()
@@ -130,12 +130,11 @@ def partition(
 ) -> None:
     """Show and draw how a dataset is divided among the clients."""
     import pandas as pd
-    from matplotlib.backend_bases import FigureCanvasBase
 
     from fedbabu.config import RunConfig, default_run_config, parse_overrides
     from fedbabu.data.partitions.partition import all_class_counts, open_simulated_data, partition_name, partition_title
     from fedbabu.plots.paper_figures import clients_and_classes
-    from fedbabu.plots.style import save_figure
+    from fedbabu.plots.style import save_picture
 
     config = RunConfig.from_flower(default_run_config() | parse_overrides(run_config or []))
     dataset, clients = open_simulated_data(config.data_spec, config.partition_spec)
@@ -155,15 +154,8 @@ def partition(
     num_train, num_test = len(dataset.labels["train"]), len(dataset.labels["test"])
     print(f"{train.sum()} of {num_train} training images and {test.sum()} of {num_test} test images")
     name = f"{Path(dataset.name).name}-{partition_name(config.partition_spec)}.png"
-    path = (output or config.results_folder / "partitions" / name).absolute()
-    path = path / name if path.is_dir() else path
-    path = path if path.suffix[1:].lower() in FigureCanvasBase.filetypes else path.with_name(f"{path.name}.png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_figure(clients_and_classes(counts, title, dataset), path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
-    print(f"Picture: {path}")
+    output = output or config.results_folder / "partitions" / name
+    print(f"Picture: {save_picture(clients_and_classes(counts, title, dataset), output, name)}")
 
 
 @app.command()
@@ -188,7 +180,7 @@ def personalize(
     spec = DataSpec(data, image_column, label_column, test_fraction=test_fraction)
     folder = RunFolder(run)
     result, model = personalize(folder, spec, part, epochs, device)
-    names = {0: "initial", len(result.accuracy) - 1: "personalized"}
+    names = {len(result.accuracy) - 1: "personalized", 0: "initial"}  # without fine-tuning, the initial one alone
     epochs_measured = range(len(result.accuracy))
     table = pd.DataFrame(
         {

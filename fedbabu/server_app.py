@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedbabu.algorithms import TrainedOn
-from fedbabu.config import RunConfig, check_keys_are_read
+from fedbabu.config import GivenKeys, RunConfig, check_keys_are_read
 from fedbabu.errors import ConfigError, NotResumableError, RunError, counted
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.discovery import discover
@@ -38,13 +38,13 @@ def main(grid: Grid, context: Context) -> None:
     """Run one experiment, or what is left of it, from its configuration to its report."""
     with _sentences_only(), ExitStack() as until_the_end:
         # The configuration, which is that of the earlier run if one is resumed.
-        given_config = RunConfig.from_flower(context.run_config)
-        if given_config.resume:
-            run = check_resumable(given_config.resume)
+        given = GivenKeys.from_flower(context.run_config)
+        if given.resume:
+            run = check_resumable(given.resume)
             until_the_end.enter_context(run.locked())
-            config = resumed_config(given_config, run.config)
+            config = resumed_config(given, run.config)
         else:
-            config = given_config
+            config = RunConfig.from_flower(context.run_config)
             check_keys_are_read(config)
             check_writable(config.results_folder, f"results-dir = '{config.results_dir}'")
         check_logger(config.logger)
@@ -53,20 +53,20 @@ def main(grid: Grid, context: Context) -> None:
         # The clients, and the nodes that can serve them.
         clients = counted(config.num_clients, "client")
         print(f"Looking for {clients}; SuperNodes without data of their own read '{config.dataset}' …", flush=True)
-        with marked(run.path if given_config.resume else config.results_folder) as marker:
-            class_names = run.recorded.get("class-names", ()) if given_config.resume else ()
+        with marked(run.path if given.resume else config.results_folder) as marker:
+            class_names = run.recorded.get("class-names", ()) if given.resume else ()
             federation = discover(grid, config, tuple(class_names), marker)
         _check_data_on_server(config, federation)
 
         # The model and the run folder: new, or where the earlier run stopped.
-        if given_config.resume:
+        if given.resume:
             check_same_clients(run, federation)
             checkpoints = Checkpoints(run.path).usable()
             model = open_initial_model(config, federation, checkpoints[0].model)
         else:
             model = open_initial_model(config, federation)
         server_trainer = ServerTrainer.open(config, model) if config.part_trained_on_server else None
-        if not given_config.resume:
+        if not given.resume:
             checkpoints = [Checkpoint.start(model)]
             run = RunFolder.create(config, federation, checkpoints[0])
             until_the_end.enter_context(run.locked())
@@ -75,7 +75,7 @@ def main(grid: Grid, context: Context) -> None:
 
         # The rounds, with the final evaluation in the last of them.
         progress = Progress(config, federation)
-        progress.start(model, run.path, checkpoints[0], resumed=bool(given_config.resume))
+        progress.start(model, run.path, checkpoints[0], resumed=bool(given.resume))
         log = until_the_end.enter_context(open_logger(config.logger, run, len(run.rounds) + 1))
         strategy = SharedPartFedAvg(config, federation, run, checkpoints, progress, log, server_trainer)
         with _resumable_if_it_stops(strategy):
@@ -98,7 +98,7 @@ def main(grid: Grid, context: Context) -> None:
                 run.write_features(*body_features(model, strategy.global_model, config))
             paper = find_cells(config.to_flower(), run.dataset)
             run.summarize(
-                last.missing,
+                {"last": last.missing, "best": best.missing if best.results else last.missing},
                 {metric: {"mean": cell.mean, "std": cell.std, "table": cell.table} for metric, cell in paper.items()},
                 best_round.server_round if best_round else None,
                 privacy_spent(config, run.path),

@@ -254,7 +254,7 @@ class SharedPartFedAvg(FedAvg):
             model |= private_mean(mean, len(results), config, server_round, secret=self.federation.local_data)
             loss_sum = sum(results[client].loss * num_train[client] for client in sorted(results))
             record.train_loss = loss_sum / record.num_examples
-        if num_accuracies:
+        if num_accuracies and results:
             record.in_class = mean_over_clients([result.in_class for result in results.values()])
             record.out_of_class = mean_over_clients([result.out_of_class for result in results.values()])
         if self.server_trainer:

@@ -16,6 +16,8 @@ _ALL = (
     FEDAVG, FEDBABU, FEDPER, LG_FEDAVG, FEDREP, PER_FEDAVG, DITTO, LOCAL_ONLY, FEDPROX, FEDPROX_BABU, FEDBSD,
 )  # fmt: skip
 ALGORITHMS: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}
+if len(ALGORITHMS) < len(_ALL):  # a declaration that was made with `replace` needs a name of its own
+    raise ValueError(f"Two algorithms have the same name: {', '.join(algorithm.name for algorithm in _ALL)}.")
 
 # What the authors' code trains under the same name, where that is not what the paper's text says.
 _AS_IN_THE_CODE = (
@@ -26,7 +28,11 @@ AS_IN_THE_CODE: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm 
 
 
 def find_algorithm(name: str, protocol: str = "text") -> Algorithm:
-    """The algorithm of a name, as the paper's text has it or, with protocol = "code", as the authors' code has it."""
+    """The algorithm of a name, as the paper's text has it or, with protocol = "code", as the authors' code has it.
+
+    Raises:
+        KeyError: If there is no algorithm of this name.
+    """
     return AS_IN_THE_CODE.get(name, ALGORITHMS[name]) if protocol == "code" else ALGORITHMS[name]
 
 

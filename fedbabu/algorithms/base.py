@@ -168,6 +168,16 @@ class Algorithm:
     one_optimizer: bool = False
     evaluation: Evaluation = Evaluation.OF_THE_GLOBAL_MODEL
 
+    def __post_init__(self) -> None:
+        """Raise a ValueError if the parts do not fit together."""
+        if not self.shares and not (self.keeps and self.schedule.visits):
+            raise ValueError(
+                f"The algorithm '{self.name}' shares nothing: `keeps` must say what its clients have in the end, and "
+                "`visits` of its schedule must not be 0."
+            )
+        if self.trains_personal and self.keeps is not Part.FULL:
+            raise ValueError(f"The algorithm '{self.name}' has trains_personal: `keeps` must be Part.FULL.")
+
     @property
     def communicates(self) -> bool:
         """Whether clients share anything; if not, each is visited once and trains on its own."""

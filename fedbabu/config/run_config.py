@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -43,13 +43,46 @@ def special_keys_read(algorithm: Algorithm, scheme: str) -> set[str]:
 PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
 
 
-class RunConfig(RunConfigKeys):
-    """A checked run configuration, and what follows from it."""
+def with_added_keys(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded run config with the keys that this version has and that with which it was recorded had not.
+
+    Those of algorithms and partition schemes that were added since have their defaults, which the run did not read.
+    """
+    defaults = default_run_config()
+    return {**{key: defaults[key] for key in SPECIAL_KEYS}, **ADDED_KEYS, **run_config}
+
+
+class GivenKeys(RunConfigKeys):
+    """Run-config keys of which each is valid on its own; those that are empty have the value of the protocol.
+
+    With the key `resume`, they do not have to fit together: the run that is resumed has keys that were not given.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in_the_protocol(cls, values: dict[str, Any]) -> dict[str, Any]:
         return with_protocol(values)
+
+    @classmethod
+    def from_flower(cls, run_config: Mapping[str, object]) -> Self:
+        """Check Flower's run config.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or its value has the wrong type or range; and for a RunConfig,
+                if two keys do not fit together.
+        """
+        try:
+            return cls.model_validate(dict(run_config))
+        except ValidationError as error:
+            raise ConfigError(error_sentence(error, cls)) from error
+
+    def to_flower(self) -> dict[str, Any]:
+        """The same configuration under Flower's key names, in the order of RunConfigKeys."""
+        return self.model_dump(by_alias=True)
+
+
+class RunConfig(GivenKeys):
+    """A checked run configuration, and what follows from it."""
 
     @model_validator(mode="after")
     def _check_together(self) -> "RunConfig":
@@ -57,27 +90,10 @@ class RunConfig(RunConfigKeys):
         return self
 
     @classmethod
-    def from_flower(cls, run_config: Mapping[str, object]) -> "RunConfig":
-        """Check Flower's run config.
-
-        Raises:
-            ConfigError: If a key is unknown or missing, or its value has the wrong type or range, or if two keys do not
-                fit together.
-        """
-        try:
-            return cls.model_validate(dict(run_config))
-        except ValidationError as error:
-            raise ConfigError(error_sentence(error, cls)) from error
-
-    @classmethod
     def from_recorded(cls, run_config: Mapping[str, object]) -> "RunConfig":
         """As `from_flower`, for the run config in a run folder, which may hold or lack keys of an earlier version."""
         kept = {key: value for key, value in run_config.items() if key not in RETIRED_KEYS}
-        return cls.from_flower({**ADDED_KEYS, **kept})
-
-    def to_flower(self) -> dict[str, Any]:
-        """The same configuration under Flower's key names, in the order of RunConfig."""
-        return self.model_dump(by_alias=True)
+        return cls.from_flower(with_added_keys(kept))
 
     @property
     def _declared(self) -> Algorithm:
@@ -97,8 +113,12 @@ class RunConfig(RunConfigKeys):
         )
 
     def _variant(self, phase: Phase) -> Phase:
-        factor = self.head_learning_rate_factor
-        return replace(phase, trained_blocks=self.trained_blocks, head_learning_rate_factor=factor)
+        """A phase of local training with what this configuration changes about it."""
+        return replace(
+            phase,
+            trained_blocks=self.trained_blocks or phase.trained_blocks,
+            head_learning_rate_factor=self.head_learning_rate_factor * phase.head_learning_rate_factor,
+        )
 
     @property
     def coefficients(self) -> dict[str, Any]:
@@ -275,10 +295,15 @@ def check_combination(config: RunConfig) -> None:
             f"{record} measures the global body, but algorithm = '{name}' shares no body: remove 'features' from it."
         )
     if centralized and (algorithm.keeps or any(phase != Phase(phase.part) for phase in algorithm.trains)):
+        factor = config.head_learning_rate_factor
+        given, allowed = f"algorithm = '{name}'", "'fedavg' or 'fedbabu'"
+        if config.trained_blocks:
+            given, allowed = f"trained-blocks = {config.trained_blocks}", "0"
+        elif factor != 1:
+            given, allowed = f"head-learning-rate-factor = {factor}", "1.0"
         raise ConfigError(
-            f"fraction-train = 0.0 trains on the server alone, but algorithm = '{name}', trained-blocks = "
-            f"{config.trained_blocks} or head-learning-rate-factor = {config.head_learning_rate_factor} is about local "
-            "training: they must be 'fedavg' or 'fedbabu', 0 and 1.0."
+            f"fraction-train = 0.0 trains on the server alone, but {given} is about local training: it must be "
+            f"{allowed}."
         )
     if config.initial_model and config.head_init != "he":
         raise ConfigError(

@@ -65,7 +65,9 @@ def _read_columns(file: Path) -> dict[str, list[object]]:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        header, *rows = [row for row in csv.reader(lines) if row]
+        header, *rows = [row for row in csv.reader(lines) if row] or [[]]
+    if not rows:
+        raise ValueError("it lists no images")
     if repeated := [name for name, number in Counter(header).items() if number > 1]:
         raise ValueError(f"there are several columns {repeated[0]}")
     for number, row in enumerate(rows, 1):

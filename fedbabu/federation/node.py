@@ -5,6 +5,7 @@ and can serve all clients. A node that was started with `--node-config "data-pat
 serves client 3, with the local data in that folder.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -57,7 +58,13 @@ class Node:
         config = RunConfig.from_flower(message.content.config_records["run-config"])
         node_config: Mapping[str, Any] = context.node_config
         number, num_nodes = node_config.get("partition-id"), node_config.get("num-partitions", 0)
-        if folder := node_config.get("data-path"):
+        if data_path := node_config.get("data-path"):
+            folder = os.path.abspath(Path(str(data_path)).expanduser())
+            if not isinstance(data_path, str) or not os.path.isdir(folder):
+                raise ConfigError(
+                    f"A SuperNode has data-path = '{Path(folder).name}', which is no folder there: it must be the "
+                    "absolute path of the folder of its client's images."
+                )
             if type(number) is not int or not 0 <= number < config.num_clients:
                 raise ConfigError(
                     f"The SuperNode with data-path = '{Path(folder).name}' has partition-id = {number!r}: it must be "

@@ -113,7 +113,7 @@ def accuracy_over_finetune_epochs(runs: Sequence[RunFolder], paper: PaperByEpoch
     figure, (axes,) = style.panels(runs)
     beside_paper = _runs_beside_the_paper(runs)
     for run, label, look in zip(runs, style.labels(runs), style.looks_of(runs), strict=True):
-        accuracy = np.array([client["accuracy"] for client in run.clients])
+        accuracy = np.array([client["accuracy"] for client in run.result_clients])
         mean, std = accuracy.mean(axis=0), accuracy.std(axis=0)
         epochs = np.arange(len(mean))
         axes.plot(epochs, mean, label=label, **look)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +20,7 @@ from fedbabu.algorithms import ALGORITHMS
 from fedbabu.config import PAPER_PROTOCOL, PROTOCOLS, default_run_config, partition_keys
 from fedbabu.data.known import dataset_title
 from fedbabu.data.partitions import PARTITIONS
+from fedbabu.errors import ConfigError
 from fedbabu.models import MODELS
 from fedbabu.runs.files import write_whole
 from fedbabu.runs.folder import RunFolder
@@ -29,7 +31,7 @@ FloatArray = NDArray[np.float64]
 SCREEN_DPI, PRINT_DPI = 120, 200
 DEFAULT_FONT = "DejaVu Sans"  # which Matplotlib brings
 MAX_TICKS = 10  # of an axis of rounds
-MAX_LIGHTENING = 0.7  # the share of white that a colour for one more seed would never reach
+MAX_LIGHTENING = 0.7  # the share of white in the colour of an algorithm's lightest seed is below this
 MANY = 4  # runs: from this number on, there is no room for a legend among their lines
 
 # The run-config keys that every title names, by the paper's symbols.
@@ -57,6 +59,25 @@ def save_figure(figure: Figure, path: Path) -> None:
     content = BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=PRINT_DPI)
     write_whole(path, content.getvalue())
+
+
+def save_picture(figure: Figure, output: Path, name: str) -> Path:
+    """Write a figure where the user wants it; returns its absolute path.
+
+    In a folder it gets the given name, and a name without the ending of a format that Matplotlib knows gets .png.
+
+    Raises:
+        ConfigError: If it cannot be written there.
+    """
+    path = output.absolute()
+    path = path / name if path.is_dir() else path
+    path = path if path.suffix[1:].lower() in FigureCanvasBase.filetypes else path.with_name(f"{path.name}.png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_figure(figure, path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The picture {path} cannot be written: {error}.") from error
+    return path
 
 
 def readable_names(names: Sequence[object]) -> tuple[list[str], list[str]]:
@@ -129,7 +150,10 @@ def looks_of(runs: Sequence[RunFolder], num_points: int = 1) -> list[dict[str, A
     for index, place in enumerate(places):
         rank, look = places[:index].count(place), of_all[place]
         color = _lighter(look["color"], MAX_LIGHTENING * rank / places.count(place))
-        of_runs.append(look | {"color": color, "linestyle": LINES[rank % len(LINES)]})
+        line = LINES[
+            (rank + place // len(COLORS)) % len(LINES)
+        ]  # algorithms that share a colour begin with other lines
+        of_runs.append(look | {"color": color, "linestyle": line})
     return of_runs
 
 
@@ -243,6 +267,6 @@ def labels(runs: Sequence[RunFolder], label: Callable[[RunFolder], str] = algori
     return [
         label(run)
         + (f", seed {run.config['seed']}" if several_seeds else "")
-        + (f", {run.clients_covered}" if run.summary["missing"] else "")
+        + (f", {run.clients_covered}" if run.missing_clients() else "")
         for run in runs
     ]

@@ -16,6 +16,7 @@ from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.settings import finetunes_epoch_by_epoch
 
 MIN_SEEDS = 5  # from which on the spread over seeds decides whether a difference from the paper is one
+MISSING_NOTE = "* Not all clients were evaluated; summary.json in the run folder says which are missing, and why."
 OWN = "ours"  # instead of a protocol, for cells that choose their own accuracies
 
 
@@ -23,7 +24,9 @@ OWN = "ours"  # instead of a protocol, for cells that choose their own accuracie
 class OurNumber:
     """The accuracies of our runs for a cell, in percent; NaN for a number that is missing."""
 
-    accuracies: Mapping[RunFolder, np.ndarray]  # of every client, for the newest finished run of each seed
+    # By client id, for the newest finished run of each seed; NaN for a client that could not be evaluated.
+    accuracies: Mapping[RunFolder, np.ndarray]
+    measurement: Measurement | None = None  # which accuracies of the runs these are; None for the runs' own choice
 
     @property
     def runs(self) -> Sequence[RunFolder]:
@@ -50,6 +53,11 @@ class OurNumber:
         """The standard deviation of the mean over seeds; NaN for fewer than two seeds."""
         return float(np.std(self.means, ddof=1)) if len(self.accuracies) > 1 else nan
 
+    @property
+    def lacks_clients(self) -> bool:
+        """Whether some clients could not be evaluated."""
+        return any(run.missing_clients(self.measurement) for run in self.runs)
+
     def is_outside(self, papers_mean: float) -> bool | None:
         """Whether the paper's mean is outside of what one more seed would give, with a probability of 95 %.
 
@@ -68,11 +76,10 @@ class OurNumber:
         """The number as a table shows it, with the difference from the paper's; an empty text if there is none."""
         if not self.accuracies:
             return ""
-        star = "*" if any(run.summary["missing"] for run in self.runs) else ""  # some clients could not be evaluated
         over_seeds = "" if isnan(self.spread) else f" / {self.spread:.2f}"
         mark = " !" if self.is_outside(papers_mean) else ""
         difference = "" if isnan(papers_mean) else f" ({self.mean - papers_mean:+.2f}{mark})"
-        return f"{plus_minus(self.mean, self.std)}{over_seeds}{star}{difference}"
+        return f"{plus_minus(self.mean, self.std)}{over_seeds}{star_if_incomplete(self)}{difference}"
 
 
 @dataclass(frozen=True)
@@ -105,14 +112,11 @@ def compare_with_paper(experiment: Experiment) -> list[ComparedCell]:
     """The compared cells of an experiment, in its order. A cell without a metric becomes one for each metric."""
     table, compared = experiment.table, []
     measured = [_measure(experiment, cell) for cell in experiment.cells]
-    everywhere = (by_metric for columns in measured for runs in columns.values() for by_metric in runs.values())
+    everywhere = (by_metric for columns in measured for by_metric in columns.values())
     metrics = list(dict.fromkeys(metric for by_metric in everywhere for metric in by_metric))
     for cell, columns in zip(experiment.cells, measured, strict=True):
         for metric in [cell.metric] if cell.metric else metrics or ["personalized"]:
-            ours = {
-                column: OurNumber({run: by_metric[metric] for run, by_metric in runs.items() if metric in by_metric})
-                for column, runs in columns.items()
-            }
+            ours = {column: by_metric.get(metric, OurNumber({})) for column, by_metric in columns.items()}
             runs = [run for number in ours.values() for run in number.runs]
             if not cell.metric and not runs and any(columns.values()):
                 continue  # the algorithm has no such accuracy: local-only no initial one, for example
@@ -129,8 +133,8 @@ def compare_with_paper(experiment: Experiment) -> list[ComparedCell]:
     return compared
 
 
-def _measure(experiment: Experiment, cell: Cell) -> dict[str, dict[RunFolder, dict[str, np.ndarray]]]:
-    """The accuracies of every client by metric, for each column and the newest finished run of each seed."""
+def _measure(experiment: Experiment, cell: Cell) -> dict[str, dict[str, OurNumber]]:
+    """Our numbers for a cell, by column and metric, from the newest finished run of each seed."""
     chosen, measured = with_protocol(cell.config), {}
     configs = {protocol: under_protocol(cell.config, protocol) for protocol in PROTOCOLS}
     if chosen not in configs.values() or cell.axes.keys() & {"protocol", *PROTOCOLS["text"]}:
@@ -141,8 +145,30 @@ def _measure(experiment: Experiment, cell: Cell) -> dict[str, dict[RunFolder, di
         # A run that fine-tuned for longer has the accuracy after the cell's number of epochs too.
         epochs = config["num-finetune-epochs"] if finetunes_epoch_by_epoch(config) else None
         measurement = Measurement.from_run_config(config)
-        measured[column] = {run: run.accuracies(measurement, epochs) for run in newest.values()}
+        by_run = {run: run.accuracies_by_client(measurement, epochs) for run in newest.values()}
+        measured[column] = {
+            metric: OurNumber({run: of[metric] for run, of in by_run.items() if metric in of}, measurement)
+            for metric in dict.fromkeys(metric for of in by_run.values() for metric in of)
+        }
     return measured
+
+
+def star_if_incomplete(*numbers: OurNumber) -> str:
+    """The star that MISSING_NOTE explains if some clients of one of the numbers could not be evaluated."""
+    return "*" if any(number.lacks_clients for number in numbers) else ""
+
+
+def differences_by_seed(first: OurNumber, second: OurNumber) -> dict[int, np.ndarray]:
+    """The differences between two numbers client by client, for each seed that both have with the same clients.
+
+    A client that could not be evaluated has NaN.
+    """
+    one, other = ({run.config["seed"]: run for run in number.runs} for number in (first, second))
+    return {
+        seed: first.accuracies[one[seed]] - second.accuracies[other[seed]]
+        for seed in one
+        if seed in other and one[seed].recorded["clients-checksum"] == other[seed].recorded["clients-checksum"]
+    }
 
 
 def mean_and_error(differences: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -184,8 +210,9 @@ class PairedDifference:
         common = {key: value for key, value in self.first.axes.items() if key not in keys}
         seeds = f"{len(self.by_seed)} seeds" if len(self.by_seed) > 1 else "one seed, error over clients"
         column = "" if self.column == OWN else f", as the {self.column}"
+        star = star_if_incomplete(self.first.ours[self.column], self.second.ours[self.column])
         return (
-            f"  {format_setting(common)}{column}: {one} - {other} = {self.mean:+.2f} ± {self.standard_error:.2f} "
+            f"  {format_setting(common)}{column}: {one} - {other} = {self.mean:+.2f} ± {self.standard_error:.2f}{star} "
             f"({seeds})"
         )
 
@@ -200,14 +227,7 @@ def paired_differences(cells: Sequence[ComparedCell], compared_keys: Sequence[st
         for column in first.ours if keys and keys <= set(compared_keys) else ():
             if column not in second.ours:
                 continue
-            one, other = ({run.config["seed"]: run for run in cell.ours[column].runs} for cell in (first, second))
-            by_seed = {}
-            for seed in one.keys() & other:
-                runs = one[seed], other[seed]
-                same_clients = len({run.recorded["clients-checksum"] for run in runs}) == 1
-                if same_clients and not any(run.summary["missing"] for run in runs):
-                    ours, others = first.ours[column].accuracies, second.ours[column].accuracies
-                    by_seed[seed] = ours[one[seed]] - others[other[seed]]
+            by_seed = differences_by_seed(first.ours[column], second.ours[column])
             if by_seed:
                 yield PairedDifference(first, second, column, by_seed)
 

@@ -18,6 +18,7 @@ from fedbabu.errors import ConfigError, counted
 from fedbabu.plots.style import save_figure
 from fedbabu.reproduction.comparison import (
     MIN_SEEDS,
+    MISSING_NOTE,
     ComparedCell,
     compare_with_paper,
     paired_differences,
@@ -204,8 +205,8 @@ def _notes(experiment: Experiment, cells: Sequence[ComparedCell]) -> list[str]:
             f"For {len(undecided)} numbers, {seeds} cannot decide whether the difference from the paper is more than "
             f"the spread from seed to seed: run seeds={','.join(map(str, range(1, MIN_SEEDS + 1)))}."
         )
-    if any(run.summary["missing"] for cell in cells for run in cell.runs):
-        notes.append("* Not all clients were evaluated; the run folder names those that are missing.")
+    if any(ours.lacks_clients for cell in cells for ours in cell.ours.values()):
+        notes.append(MISSING_NOTE)
     notes += winners_in_words(cells, table.get("compares", []))
     pairs = list(paired_differences(cells, _compared_keys(experiment)))
     if 0 < len(pairs) <= MAX_PAIRS:

@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
-import numpy.typing as npt
 
 from fedbabu.errors import ConfigError, counted, plus_minus
 from fedbabu.plots.style import algorithm_label, distinguishing_parts
-from fedbabu.reproduction.comparison import mean_and_error
+from fedbabu.reproduction.comparison import (
+    MISSING_NOTE,
+    OurNumber,
+    differences_by_seed,
+    mean_and_error,
+    star_if_incomplete,
+)
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
 
@@ -20,10 +26,11 @@ class Group:
     label: str
     runs: Mapping[int, RunFolder]
 
-    def accuracies(self, metric: str) -> dict[int, npt.NDArray[np.float64]]:
-        """The accuracies of all clients in percent, float64 [clients], of each run that has them."""
-        by_seed = {seed: run.accuracies().get(metric) for seed, run in self.runs.items()}
-        return {seed: values for seed, values in by_seed.items() if values is not None}
+    def number(self, metric: str, seed: int | None = None) -> OurNumber:
+        """An accuracy of all runs that have it, or of the run with a seed."""
+        runs = self.runs.values() if seed is None else [self.runs[seed]]
+        accuracies = {run: run.accuracies_by_client().get(metric) for run in runs}
+        return OurNumber({run: values for run, values in accuracies.items() if values is not None})
 
 
 def groups_of(runs: Sequence[RunFolder]) -> list[Group]:
@@ -48,14 +55,13 @@ def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
     A group with several seeds has another line, with the means over them; the standard deviation of the mean over seeds
     follows after a slash. The last line of a group has the paper's numbers, where it has this setting.
     """
-    metrics = [metric for metric in METRIC_TITLES if any(group.accuracies(metric) for group in groups)]
+    metrics = [metric for metric in METRIC_TITLES if any(group.number(metric).runs for group in groups)]
     rows = [["", *(METRIC_TITLES[metric] for metric in metrics)]]
     for group in groups:
         for seed in group.runs:
-            of_seed = [group.accuracies(metric).get(seed) for metric in metrics]
-            rows.append([f"{group.label}, seed {seed}", *("" if a is None else _over_clients([a]) for a in of_seed)])
+            rows.append([f"{group.label}, seed {seed}", *(group.number(metric, seed).text(nan) for metric in metrics)])
         if len(group.runs) > 1:
-            over_seeds = [_over_clients(list(group.accuracies(metric).values())) for metric in metrics]
+            over_seeds = [group.number(metric).text(nan) for metric in metrics]
             rows.append([f"{group.label}, {len(group.runs)} seeds", *over_seeds])
         if paper := next(iter(group.runs.values())).summary["paper"]:
             printed = [paper.get(metric) for metric in metrics]
@@ -64,48 +70,25 @@ def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
     return rows
 
 
-def _over_clients(accuracies: Sequence[npt.NDArray[np.float64]]) -> str:
-    """Mean ± std over clients of the accuracies of some runs, and the standard deviation of the mean if several."""
-    if not accuracies:
-        return ""
-    means, stds = [np.nanmean(each) for each in accuracies], [np.nanstd(each) for each in accuracies]
-    spread = f" / {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
-    return plus_minus(float(np.mean(means)), float(np.mean(stds))) + spread
-
-
 def paired_sentences(groups: Sequence[Group]) -> list[str]:
     """How much higher each group's accuracies are than the first one's, client by client, with standard errors.
 
     Runs are paired if they have the same seed and the same clients.
     """
-    first, sentences = groups[0], []
+    first = groups[0]
+    sentences: list[str] = []
     for group in groups[1:]:
-        pairs = {
-            seed: (run, first.runs[seed])
-            for seed, run in group.runs.items()
-            if seed in first.runs and run.recorded["clients-checksum"] == first.runs[seed].recorded["clients-checksum"]
-        }
-        if not pairs:
-            sentences.append(f"{group.label} and {first.label} have no seed with the same clients in common.")
-            continue
+        found = len(sentences)
         for metric, title in METRIC_TITLES.items():
-            differences = [
-                _by_client(run, metric) - _by_client(other, metric)
-                for run, other in pairs.values()
-                if metric in run.accuracies() and metric in other.accuracies()
-            ]
-            if not differences:
-                continue
-            mean, error = mean_and_error(differences)
-            one_seed = f"{counted(int(np.isfinite(differences[0]).sum()), 'client')} of one seed"
-            over = counted(len(differences), "seed") if len(differences) > 1 else one_seed
-            names = f"{title}: {group.label} - {first.label}"
-            sentences.append(f"{names} = {mean:+.2f} ± {error:.2f} (standard error over {over})")
+            ours, firsts = group.number(metric), first.number(metric)
+            if differences := list(differences_by_seed(ours, firsts).values()):
+                mean, error = mean_and_error(differences)
+                one_seed = f"{counted(int(np.isfinite(differences[0]).sum()), 'client')} of one seed"
+                over = counted(len(differences), "seed") if len(differences) > 1 else one_seed
+                names, star = f"{title}: {group.label} - {first.label}", star_if_incomplete(ours, firsts)
+                sentences.append(f"{names} = {mean:+.2f} ± {error:.2f}{star} (standard error over {over})")
+        if len(sentences) == found:
+            sentences.append(f"{group.label} and {first.label} have no seed with the same clients in common.")
+    if any(run.missing_clients() for group in groups for run in group.runs.values()):
+        sentences.append(MISSING_NOTE)
     return sentences
-
-
-def _by_client(run: RunFolder, metric: str) -> npt.NDArray[np.float64]:
-    """A run's accuracies by client id, with NaN for clients without one, so that two runs can be subtracted."""
-    values = np.full(run.config["num-clients"], np.nan)
-    values[[client["client"] for client in run.clients]] = run.accuracies()[metric]
-    return values

@@ -33,8 +33,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from fedbabu.config import PROTOCOLS, Measurement, RunConfig
-from fedbabu.config.defaults import ADDED_KEYS
+from fedbabu.config import PROTOCOLS, Measurement, RunConfig, with_added_keys
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.clients import Federation
 from fedbabu.models import SplitNetwork, build_model
@@ -125,7 +124,7 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any]:
         """The run configuration under Flower's key names, as it was recorded."""
-        return {**ADDED_KEYS, **self.recorded["run-config"]}
+        return with_added_keys(self.recorded["run-config"])
 
     @cached_property
     def run_config(self) -> RunConfig:
@@ -194,6 +193,15 @@ class RunFolder:
         path = self.path / f"{BEST}{CLIENTS_FILE}"
         return read_json_lines(path) if path.exists() else self.clients
 
+    def clients_with(self, evaluated_round: str) -> list[dict[str, Any]]:
+        """The records of all clients with the model of the "last" or of the "best" round."""
+        return self.best_clients if evaluated_round == "best" else self.clients
+
+    @property
+    def result_clients(self) -> list[dict[str, Any]]:
+        """The records of all clients with the model that the run's results are of, by its evaluated-round."""
+        return self.clients_with(self.measurement.evaluated_round)
+
     def write_clients(self, results: Mapping[int, ClientResult], federation: Federation, best: bool = False) -> None:
         """Write what each client holds and measured at the end, with the last or the best round's model."""
         records = (client_record(client, federation.clients[client], result) for client, result in results.items())
@@ -207,6 +215,10 @@ class RunFolder:
         """The state dict of the global model of the best round; the final one if the last round is the best."""
         path = self.path / f"{BEST}{MODEL_FILE}"
         return load_state(path)[0] if path.exists() else self.model()
+
+    def result_model(self) -> dict[str, Tensor]:
+        """The state dict of the global model that the run's results are of, by its evaluated-round."""
+        return self.best_model() if self.measurement.evaluated_round == "best" else self.model()
 
     def write_model(self, state: Mapping[str, Tensor], best: bool = False) -> None:
         """Write the state dict of the global model after the last round, and then of the best one, as safetensors."""
@@ -240,15 +252,37 @@ class RunFolder:
     def accuracies(
         self, measurement: Measurement | None = None, finetune_epochs: int | None = None
     ) -> dict[str, npt.NDArray[np.float64]]:
-        """Accuracy of every client in percent, float64 [clients], for each metric of `records.METRIC_TITLES`.
+        """Accuracy of every evaluated client in percent, float64 [clients], by metric (`records.METRIC_TITLES`).
 
         Metrics that the run does not have are left out; NaN is a client without such test images. The measurement says
         which accuracies are meant, by default those that the run's configuration asks for. The personalized accuracy
         is taken after a number of epochs of fine-tuning, by default after all.
         """
         measurement = measurement or self.measurement
-        clients = self.best_clients if measurement.evaluated_round == "best" else self.clients
+        clients = self.clients_with(measurement.evaluated_round)
         return client_accuracies(clients, declared_algorithm(self.config), measurement, finetune_epochs)
+
+    def accuracies_by_client(
+        self, measurement: Measurement | None = None, finetune_epochs: int | None = None
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """As `accuracies`, float64 [num-clients] by client id: NaN also for clients that could not be evaluated.
+
+        Those of two runs with the same clients can be subtracted.
+        """
+        measurement = measurement or self.measurement
+        clients = [client["client"] for client in self.clients_with(measurement.evaluated_round)]
+        by_client = {}
+        for metric, values in self.accuracies(measurement, finetune_epochs).items():
+            by_client[metric] = np.full(self.config["num-clients"], np.nan)
+            by_client[metric][clients] = values
+        return by_client
+
+    def missing_clients(self, measurement: Measurement | None = None) -> dict[int, str]:
+        """The clients that could not be evaluated with the model that a measurement is of, and why."""
+        evaluated_round = (measurement or self.measurement).evaluated_round
+        # An earlier version noted those of the last round alone.
+        missing = self.summary.get("missing-by-round", {}).get(evaluated_round, self.summary["missing"])
+        return {int(client): reason for client, reason in missing.items()}
 
     @property
     def protocols(self) -> dict[str, Measurement]:
@@ -275,21 +309,23 @@ class RunFolder:
 
     def summarize(
         self,
-        missing: Mapping[int, str],
+        missing: Mapping[str, Mapping[int, str]],
         paper: Mapping[str, Mapping[str, Any]],
         best_round: int | None = None,
         privacy: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the summary from the records of the clients and of the rounds, without writing summary.json yet.
 
-        It gets the reason for each client that could not be evaluated, the paper's mean, std and table by metric, the
-        best of the evaluated rounds, and what the run's differential privacy is worth, if it has any.
+        It gets the reason for each client that could not be evaluated with the model of the "last" or the "best" round,
+        the paper's mean, std and table by metric, the best of the evaluated rounds, and what the run's differential
+        privacy is worth, if it has any.
         """
         rounds = self.rounds
         totals = ("seconds", "train_seconds", "evaluate_seconds")
         self.summary = {
-            "num-clients": len(self.clients),
-            "missing": missing,
+            "num-clients": len(self.result_clients),
+            "missing": missing.get(self.measurement.evaluated_round, {}),
+            "missing-by-round": missing,
             "best-round": best_round,
             "accuracy": means(self.accuracies()),
             "accuracy-by-protocol": {name: means(self.accuracies(each)) for name, each in self.protocols.items()},

@@ -16,8 +16,9 @@ from fedbabu.training.aggregation import State
 def open_initial_model(config: RunConfig, federation: Federation, checkpoint: State | None = None) -> SplitNetwork:
     """The network with which training starts, or continues if the state dict of a checkpoint is given.
 
-    A ConfigError is raised if the body has fewer blocks than `trained-blocks`, or if `initial-model` is not a state
-    dict of this network or, for an algorithm that starts from a finished run, a run that was trained differently.
+    A ConfigError is raised if the body has fewer blocks than `trained-blocks`, if the network cannot be trained with
+    the noise of differential privacy, or if `initial-model` is not a state dict of this network or, for an algorithm
+    that starts from a finished run, a run that was trained differently.
     """
     image_shape, num_classes = federation.image_shape, federation.num_classes
     try:
@@ -28,6 +29,12 @@ def open_initial_model(config: RunConfig, federation: Federation, checkpoint: St
         raise ConfigError(f"head-blocks = {config.head_blocks} does not fit {config.model_name}: {error}") from error
     if config.trained_blocks > len(model.blocks):
         raise ConfigError(f"trained-blocks = {config.trained_blocks} must be from 0, for all, to {len(model.blocks)}.")
+    if config.dp_noise_multiplier and any(name.endswith("running_var") for name in model.state_dict()):
+        raise ConfigError(
+            f"dp-noise-multiplier = {config.dp_noise_multiplier} would add noise to the running variances of "
+            f"{config.model_name}, which could become negative: give a network whose BatchNorm has no running "
+            "statistics, such as FourConvNet or MobileNet."
+        )
     if checkpoint:
         model.load_state_dict(checkpoint)
     if checkpoint or not config.initial_model:
@@ -43,7 +50,7 @@ def open_initial_model(config: RunConfig, federation: Federation, checkpoint: St
                     f"with {wanted[key]!r}: give such a run, or its model.safetensors to start from it all the same."
                 )
         state, _ = load_state(path / MODEL_FILE if path.is_dir() else path, checksum_required=False)
-    except (OSError, JSONDecodeError, DamagedError) as error:
+    except (OSError, JSONDecodeError, LookupError, TypeError, AttributeError, DamagedError) as error:
         raise ConfigError(f"{given} cannot be read as the folder of a finished run or a model: {error}.") from error
     shapes, expected = ({name: tuple(v.shape) for name, v in s.items()} for s in (state, model.state_dict()))
     for name in sorted(shapes.keys() | expected.keys()):

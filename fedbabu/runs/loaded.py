@@ -49,9 +49,7 @@ class LoadedRun:
         """
         import pandas as pd
 
-        best = self.folder.measurement.evaluated_round == "best"
-        records = self.folder.best_clients if best else self.folder.clients
-        return pd.DataFrame(records).assign(**self.folder.accuracies()).set_index("client")
+        return pd.DataFrame(self.folder.result_clients).assign(**self.folder.accuracies()).set_index("client")
 
     def network(self, best: bool = False) -> SplitNetwork:
         """The network with the weights of the last round, or of the best one, in evaluation mode on the CPU."""

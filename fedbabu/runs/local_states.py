@@ -1,6 +1,7 @@
 """What a node with local data keeps on its disk, client states and fine-tuned models: a folder for each run."""
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from platformdirs import user_state_dir
 from fedbabu.errors import ConfigError
 from fedbabu.runs.files import write_whole
 
+RUN_ID = re.compile("[0-9a-f]{16}")  # as RunFolder.create draws it
 NAME_FILE = "run-name"  # in the folder of a run
 PERSONAL_FOLDER = "personal"  # there, or in a run folder: the fine-tuned models, CLIENT.safetensors
 
@@ -73,7 +75,8 @@ class LocalStates:
 
 def local_states() -> list[LocalStates]:
     """The client states on this node, of the run that was written to longest ago first."""
-    found = [LocalStates(path) for path in local_state_folder().glob("*/") if not path.name.startswith(".")]
+    # Only what is named like a run: who set FEDBABU_STATE to a folder of their own may have others in it.
+    found = [LocalStates(path) for path in local_state_folder().glob("*/") if RUN_ID.fullmatch(path.name)]
     return sorted((states for states in found if states.num_bytes), key=lambda states: states.last_written)
 
 

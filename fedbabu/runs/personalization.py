@@ -35,7 +35,7 @@ def personalize(
         The accuracies on the test images before fine-tuning and after each epoch, and the fine-tuned model.
 
     Raises:
-        RunError: If the run is not finished, or has no global model.
+        RunError: If the run is not finished, has no global model, or fine-tunes nothing and no part was given.
         ConfigError: If the data do not fit the run.
     """
     if not run.finished:
@@ -48,13 +48,17 @@ def personalize(
     config = RunConfig.from_recorded(run.config | changed)
     if any(phase.trains_on is not TrainedOn.TRAINING_IMAGES for phase in config.algorithm_spec.personalizes):
         raise RunError(f"The run in {run.path} adapts its clients to test images, as the authors' code does.")
+    if not (config.algorithm_spec.personalizes or num_epochs == 0):
+        raise RunError(
+            f"The run in {run.path} fine-tunes nothing, and so does not say what to fine-tune here: give the part "
+            "(head, body or full) and the number of epochs."
+        )
     dataset = _as_the_run_saw_it(open_dataset(with_augmentation(data, run)), run)
     partition = whole_dataset(dataset, NEW_CLIENT, config.seed)
     if too_small := too_small_client(NEW_CLIENT, *(len(dataset.labels[split]) for split in ("train", "test"))):
-        raise ConfigError(f"'{data.dataset}' does not do: {too_small}.")
+        raise ConfigError(f"'{data.dataset}' cannot be used: {too_small}.")
     model, global_model = (run.build_model().to(training_device(device)) for _ in range(2))
-    best = run.measurement.evaluated_round == "best" and run.best_clients
-    global_model.load_state_dict(run.best_model() if best else run.model())
+    global_model.load_state_dict(run.result_model())
     client = Client(NEW_CLIENT, config, dataset, partition, model, global_model.eval())
     result, _ = fine_tune_client(client, {}, config.num_rounds, NEW_CLIENT)
     return result, Classifier.of_client(client)

@@ -148,7 +148,7 @@ def final_report(run: RunFolder) -> str:
         if ours["num-clients"] != num_clients:  # some clients have no such test images
             cells[0] += f" ({clients_in_words(ours['num-clients'], num_clients)})"
         for means in columns.values():
-            shown = means.get(metric, ours)
+            shown = means[metric]
             difference = f" ({shown['mean'] - theirs['mean']:+.2f})" if theirs else ""
             cells.append(f"{plus_minus(shown['mean'], shown['std'])}{difference}")
         if theirs:
@@ -156,7 +156,7 @@ def final_report(run: RunFolder) -> str:
         table.add_row(*cells)
     text = io.StringIO()
     Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(table)
-    missing = {int(client): reason for client, reason in summary["missing"].items()}
+    missing = run.missing_clients()
     notes = f", missing {format_failures(missing)}" if missing else ""
     if failed := summary["failed"]:
         notes += f"\n{failed} times, a client was left out of a round; rounds.jsonl says which, and why"

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedbabu.config import RUNTIME_KEYS, RunConfig, default_run_config, toml_value, with_protocol
+from fedbabu.config import RUNTIME_KEYS, GivenKeys, RunConfig, default_run_config, toml_value, with_protocol
 from fedbabu.errors import ConfigError, listed
 from fedbabu.federation.clients import Federation
 from fedbabu.runs.folder import RunFolder, software_versions
@@ -31,7 +31,7 @@ def check_resumable(path_text: str) -> RunFolder:
     return run
 
 
-def resumed_config(given: RunConfig, recorded: Mapping[str, object]) -> RunConfig:
+def resumed_config(given: GivenKeys, recorded: Mapping[str, object]) -> RunConfig:
     """The configuration of a resumed run: as recorded, with new RUNTIME_KEYS and dataset; no other key may be new."""
     values, defaults = given.to_flower(), with_protocol(default_run_config())
     here = {key: values[key] for key in RUNTIME_KEYS} | {"resume": ""}

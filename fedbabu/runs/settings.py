@@ -26,9 +26,11 @@ COMPARED_KEYS = ("algorithm", "protocol", "initial-model")
 # Keys in which a run that starts from a finished run must agree with it. How that was evaluated does not matter, nor
 # how its head was initialized, which a run with an initial model cannot say.
 TRAINING_KEYS = (
-    "algorithm", "model-name", "head-blocks", "partition", "partition-seed", "num-clients", "fraction-train",
-    "num-server-rounds", "num-local-epochs", "learning-rate", "momentum", "weight-decay", "batch-size", "precision",
-    "aggregation-weights", "dp-clipping-norm", "dp-noise-multiplier", "dp-noise-by", "seed",
+    "algorithm", "model-name", "head-blocks", "test-fraction", "crop-padding", "horizontal-flip", "partition",
+    "partition-seed", "num-clients", "fraction-train", "num-server-rounds", "num-local-epochs", "learning-rate",
+    "momentum", "weight-decay", "batch-size", "precision", "trained-blocks", "head-learning-rate-factor",
+    "server-data-fraction", "server-part", "aggregation-weights", "dp-clipping-norm", "dp-noise-multiplier",
+    "dp-noise-by", "seed",
 )  # fmt: skip
 
 

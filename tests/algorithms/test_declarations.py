@@ -12,6 +12,8 @@ from support.reference_runs import start_of
 from support.run_configs import tiny_run_config
 
 from fedbabu.algorithms import ALGORITHMS, Algorithm, Part, Phase
+from fedbabu.algorithms.schedule import Schedule
+from fedbabu.config import RunConfig, default_run_config
 from fedbabu.models import build_model
 
 # The paper's description of each algorithm, written out here so that a declaration is not compared with itself.
@@ -111,6 +113,29 @@ def test_a_new_algorithm_is_one_declaration(tiny_config, monkeypatch):
     assert all(state.keys() == names_of("body", run.model()) for state in client_states(run).values())
     assert set(run.summary["accuracy"]) == {"without-head", "personalized"}
     assert all(len(record["accuracy"]) == 2 for record in run.clients)
+
+
+def test_the_phases_of_a_declaration_keep_what_they_say(monkeypatch):
+    phase = Phase(Part.FULL, trained_blocks=2, head_learning_rate_factor=0.1)
+    monkeypatch.setitem(ALGORITHMS, "toy", Algorithm("toy", trains=(phase,), shares=Part.FULL))
+    config = RunConfig.from_flower(default_run_config() | {"algorithm": "toy"})
+    assert config.algorithm_spec.trains == (phase,)
+    other = RunConfig.from_flower(config.to_flower() | {"trained-blocks": 1, "head-learning-rate-factor": 0.5})
+    (changed,) = other.algorithm_spec.trains
+    assert (changed.trained_blocks, changed.head_learning_rate_factor) == (1, pytest.approx(0.05))
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({"shares": Part.NOTHING, "keeps": Part.FULL}, "`visits`"),
+        ({"shares": Part.NOTHING, "schedule": Schedule(visits=10)}, "`keeps`"),
+        ({"shares": Part.FULL, "trains_personal": (Phase(Part.FULL),)}, "must be Part.FULL"),
+    ],
+)
+def test_a_declaration_whose_parts_do_not_fit_is_an_error(parts, named):
+    with pytest.raises(ValueError, match=named):
+        Algorithm("toy", trains=(Phase(Part.FULL),), **parts)
 
 
 @pytest.mark.parametrize(("algorithm", "shared", "kept"), [("fedper", "body", "head"), ("fedbabu", "body", None)])

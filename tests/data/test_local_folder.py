@@ -387,6 +387,15 @@ def test_metadata_that_do_not_fit_are_refused(tmp_path, rows, named):
         open_dataset(DataSpec(str(tmp_path)))
 
 
+@pytest.mark.parametrize("content", ["", "\n", "file_name,kind\n"])
+def test_metadata_that_list_no_images_are_refused(tmp_path, content):
+    write_images(tmp_path, {"train": 4, "test": 4})
+    for split in SPLITS:
+        (tmp_path / split / "metadata.csv").write_text(content)
+    with config_error("metadata.csv", "it lists no images"):
+        open_dataset(DataSpec(str(tmp_path)))
+
+
 # Parquet files and saved datasets
 
 

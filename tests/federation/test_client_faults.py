@@ -113,6 +113,12 @@ def test_with_local_only_a_client_that_did_not_train_is_not_evaluated(tiny_confi
     assert run.summary["num-clients"] == 7
 
 
+def test_with_local_only_a_visit_in_which_no_client_trains_leaves_no_class_accuracy(tiny_config, monkeypatch):
+    fail_clients(monkeypatch, {2}, RuntimeError("broken"), work=["train_client"])
+    run, _ = run_server(tiny_config | {"algorithm": "local-only", "record": "class-accuracy"})
+    assert [bool(record.in_class) for record in run.rounds] == [record.clients != [2] for record in run.rounds]
+
+
 def test_with_local_only_a_client_has_its_time_for_each_round_that_it_trains(tiny_config, monkeypatch):
     """Client 2 takes 250 seconds for three rounds of at most 100; client 5 takes 350."""
     config = tiny_config | {"algorithm": "local-only", "client-timeout": 100.0}

@@ -117,6 +117,15 @@ def test_what_needs_images_on_the_server_is_refused(config, tmp_path, key):
         run_server(config | {key: value}, node_configs=nodes_with_local_data(tmp_path))
 
 
+@pytest.mark.parametrize("data_path", ["digits", "gone", 5])
+def test_local_data_are_in_a_folder(config, tmp_path, data_path):
+    """Without one, a name would be that of a dataset which all nodes can read."""
+    nodes = nodes_with_local_data(tmp_path)
+    nodes[1]["data-path"] = data_path
+    with config_error(f"data-path = '{data_path}'", "is no folder there"):
+        run_server(config, node_configs=nodes)
+
+
 def test_the_path_of_the_data_does_not_leave_the_node(config, tmp_path, monkeypatch):
     fail_clients(monkeypatch, {1}, OSError(f"cannot read {tmp_path}/owner1/cat/1.png"))
     run, grid = run_server(config, node_configs=nodes_with_local_data(tmp_path))

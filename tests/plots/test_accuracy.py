@@ -1,5 +1,6 @@
 """Figures of the accuracies that every run measures."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from fedbabu.plots.accuracy import (
     save_plots,
 )
 from fedbabu.reproduction.paper import accuracy_by_finetune_epoch
+from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
 
 METRICS = ("initial", "without-head", "personalized")
@@ -71,6 +73,17 @@ def test_the_papers_numbers_are_hollow_markers(as_in_the_paper):
         points = [point for markers in hollow_markers(draw(as_in_the_paper)) for point in markers]
         assert [mean for _, mean in points] == [paper[metric]["mean"] for paper in papers for metric in METRICS]
         assert [round(place) for place, _ in points] == [0, 1, 2] * 2
+
+
+def test_the_model_whose_accuracies_are_drawn_is_that_of_the_results(federated, tmp_path):
+    """With evaluated-round = 'best', that is the model of the best round."""
+    best = copy_run(federated[0], tmp_path / "best", evaluated_round="best")
+    clients = [client | {"accuracy": [value / 2 for value in client["accuracy"]]} for client in best.clients]
+    (best.path / "best-clients.jsonl").write_text("".join(json.dumps(client) + "\n" for client in clients))
+    for run, share in ((federated[0], 1), (RunFolder(best.path), 0.5)):
+        (points,) = lines(accuracy_over_finetune_epochs([run])).values()
+        expected = share * np.mean([client["accuracy"] for client in federated[0].clients], axis=0)
+        assert points[:, 1] == pytest.approx(expected)
 
 
 def test_the_papers_numbers_are_drawn_once_for_all_seeds_of_an_algorithm(as_in_the_paper, tmp_path):

@@ -1,12 +1,15 @@
 """Titles, labels and looks of figures."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 from matplotlib.colors import to_rgb
 from PIL import Image
 from support.figures import lines
 from support.run_folders import copy_run
 
+from fedbabu.algorithms import ALGORITHMS
 from fedbabu.plots.accuracy import accuracy_over_rounds
 from fedbabu.plots.style import (
     algorithm_label,
@@ -32,7 +35,7 @@ def test_labels_have_what_distinguishes_the_runs(federated, tmp_path):
 
 def test_a_label_says_if_clients_are_missing(federated, tmp_path):
     run = copy_run(federated[0], tmp_path / "run")
-    summary = run.summary | {"missing": {"8": "it failed"}}
+    summary = run.summary | {"missing": {"8": "it failed"}, "missing-by-round": {"last": {"8": "it failed"}}}
     (run.path / "summary.json").write_text(json.dumps(summary))
     assert labels([RunFolder(run.path)]) == ["FedAvg, 8 of 9 clients"]
 
@@ -91,6 +94,16 @@ def test_runs_of_an_algorithm_look_alike_if_they_differ_in_their_seed_alone(fede
     assert sum(to_rgb(looks[1]["color"])) > sum(to_rgb(looks[0]["color"]))  # lighter
     of_another_setting = copy_run(first, tmp_path / "setting", head_init="similar")
     assert len({look["marker"] for look in looks_of([first, of_another_setting])}) == 2
+
+
+def test_algorithms_that_a_user_adds_do_not_look_like_another(federated, tmp_path, monkeypatch):
+    """There are more of them than colours and markers."""
+    added = [replace(ALGORITHMS["fedavg"], name=f"added-{number}", title="") for number in range(12)]
+    monkeypatch.setattr("fedbabu.plots.style.ALGORITHMS", {**ALGORITHMS, **{each.name: each for each in added}})
+    names = [*ALGORITHMS, *(each.name for each in added)]
+    runs = [SimpleNamespace(config={"algorithm": name, "seed": 1}) for name in names]
+    looks = looks_of(runs)
+    assert len({(look["color"], look["linestyle"], look["marker"]) for look in looks}) == len(names)
 
 
 def test_a_figure_is_written_as_its_ending_says(federated, tmp_path):

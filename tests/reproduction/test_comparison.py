@@ -1,7 +1,7 @@
 """Our numbers beside the paper's: which runs count, what is marked, and who has the highest accuracy."""
 
 import json
-from math import isnan, sqrt
+from math import isnan, nan, sqrt
 
 import numpy as np
 import pytest
@@ -91,6 +91,23 @@ def test_a_paired_difference_of_one_seed_has_its_error_over_clients(fake_runs):
     differences = [client % 2 for client in range(100)]
     assert pair.mean == pytest.approx(0.5)
     assert pair.standard_error == pytest.approx(np.std(differences, ddof=1) / 10)
+
+
+def test_clients_that_could_not_be_evaluated_are_marked_where_they_are_missing(fake_runs):
+    """Here, a client is missing of those with the model of the best round, which are the code's."""
+    babu = fake_runs.add("a", [*TABLE13, "algorithm=fedbabu"], ramp(88.0))
+    fake_runs.add("b", [*TABLE13, "algorithm=fedavg"], ramp(85.0))
+    present = [client for client in babu.clients if client["client"] != 3]
+    (babu.path / "best-clients.jsonl").write_text("".join(json.dumps(client) + "\n" for client in present))
+    babu.summarize({"last": {}, "best": {3: "it failed"}}, {}, 1)
+    babu.write_summary()
+    cells = compared(*TABLE13, "algorithm=fedbabu,fedavg", fake_runs.override)
+    numbers = cells[0].ours
+    assert [("*" in numbers[protocol].text(nan)) for protocol in ("text", "code")] == [False, True]
+    text, code = paired_differences(cells, ["algorithm"])
+    assert (text.mean, code.mean) == (pytest.approx(3.0), pytest.approx(3.0))  # client by client
+    assert "± 0.00 (one seed" in text.text
+    assert "± 0.00* (one seed" in code.text
 
 
 def test_runs_on_other_data_are_not_compared_with_the_paper(fake_runs):

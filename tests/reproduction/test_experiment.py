@@ -137,7 +137,7 @@ def test_one_run_without_communication_is_for_all_f_and_tau(fake_runs):
 def test_runs_without_communication_must_have_the_same_schedule(fake_runs):
     alone = ["dataset=digits", "algorithm=local-only", "run.num-clients=10"]
     three_rounds = [*alone, "run.num-local-epochs=4", "run.num-server-rounds=3"]
-    fake_runs.add("three", three_rounds, ramp(90.0), dataset=DIGITS)
+    fake_runs.add("three", three_rounds, ramp(90.0, num_clients=10), dataset=DIGITS)
     assert means(*three_rounds, fake_runs.override)[-1] == 90.0
     twelve_rounds = [*alone, "run.num-local-epochs=1", "run.num-server-rounds=12"]
     assert set(means(*twelve_rounds, fake_runs.override)) == {None}

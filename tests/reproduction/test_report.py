@@ -123,7 +123,7 @@ def test_incomplete_runs_are_marked(two_algorithms):
 
 def test_cells_without_runs_are_blank(fake_runs):
     overrides = ["dataset=digits", "run.num-clients=10"]
-    fake_runs.add("avg", [*overrides, "algorithm=fedavg"], ramp(80.0), dataset=DIGITS)
+    fake_runs.add("avg", [*overrides, "algorithm=fedavg"], ramp(80.0, num_clients=10), dataset=DIGITS)
     shown = report(*overrides, "algorithm=fedavg,fedbabu", fake_runs.override)
     assert re.search(r"^fedbabu +text +\n", shown, flags=re.MULTILINE)
     assert "3 of 6 cells have runs." in shown

@@ -55,6 +55,33 @@ def test_differences_are_paired_by_seed_and_client(runs):
     assert sentence == "Personalized: FedBABU - FedAvg = +4.00 ± 0.00 (standard error over 100 clients of one seed)"
 
 
+def test_clients_are_paired_by_their_number_in_the_round_that_the_results_are_of(fake_runs):
+    """Of the best round's model, client 0 is missing; of the last one's, client 1."""
+    accuracies = [[float(client)] * 6 for client in range(100)]
+    avg = fake_runs.add("avg", [*SETTING, "algorithm=fedavg"], accuracies, dataset=DIGITS)
+    babu = fake_runs.add(
+        "babu", [*SETTING, "algorithm=fedbabu", "run.evaluated-round=best"], accuracies, dataset=DIGITS
+    )
+    for name, missing in (("best-clients.jsonl", 0), ("clients.jsonl", 1)):
+        lines = [json.dumps(client) + "\n" for client in avg.clients if client["client"] != missing]
+        (babu.path / name).write_text("".join(lines))
+    babu.summarize({"last": {1: "it failed"}, "best": {0: "it failed"}}, {}, 1)
+    assert babu.clients_covered == "99 of 100 clients"
+    babu.write_summary()
+    *sentences, note = paired_sentences(groups_of([avg, babu]))
+    (sentence,) = [each for each in sentences if each.startswith("Personalized")]
+    assert "= +0.00 ± 0.00* (standard error over 99 clients of one seed)" in sentence
+    assert note.startswith("* Not all clients were evaluated")
+
+
+def test_a_picture_may_be_named_without_an_ending(runs, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", str(runs[0].path), "--output", str(tmp_path / "picture")])
+    assert stopped.value.code == 0
+    assert f"Picture: {tmp_path / 'picture.png'}" in capsys.readouterr().out
+    assert (tmp_path / "picture.png").exists()
+
+
 def test_runs_without_common_clients_are_not_paired(runs):
     assert paired_sentences(groups_of([runs[0], runs[3]])) == [
         "FedBABU and FedAvg have no seed with the same clients in common."

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from support.errors import config_error
 from support.in_process import run_server
 
-from fedbabu.config import TEMPLATES, with_protocol
+from fedbabu.config import TEMPLATES, RunConfig, with_protocol
 from fedbabu.errors import ConfigError
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
@@ -103,14 +103,37 @@ def test_the_summary_has_the_papers_numbers_that_it_is_given(copied_run):
     paper = {"personalized": {"mean": 87.85, "std": 8.57, "table": 13}}
     written = copied_run.summary
     (copied_run.path / "summary.json").unlink()
-    copied_run.summarize({3: "it failed"}, paper)
+    copied_run.summarize({"last": {3: "it failed"}}, paper)
     assert not copied_run.finished
     copied_run.write_summary()
     assert RunFolder(copied_run.path).finished
     assert RunFolder(copied_run.path).summary == written | {
-        "paper": paper, "missing": {"3": "it failed"}, "best-round": None,
+        "paper": paper, "missing": {"3": "it failed"}, "missing-by-round": {"last": {"3": "it failed"}},
+        "best-round": None,
     }  # fmt: skip
     assert RunFolder(copied_run.path).clients_covered == "6 of 7 clients"
+
+
+def test_accuracies_by_client_have_a_place_for_each_client(copied_run):
+    (copied_run.path / "clients.jsonl").write_text(
+        "".join(json.dumps(client) + "\n" for client in copied_run.clients if client["client"] != 2)
+    )
+    accuracies, by_client = copied_run.accuracies(), copied_run.accuracies_by_client()
+    assert by_client.keys() == accuracies.keys()
+    for metric, values in by_client.items():
+        assert np.isnan(values[2])
+        assert np.delete(values, 2).tolist() == accuracies[metric].tolist()
+
+
+def test_a_run_lacks_the_coefficients_of_algorithms_that_were_added_later(copied_run):
+    """It has their defaults, which it did not read, and can be read, compared and resumed like any other."""
+    recorded = json.loads((copied_run.path / "config.json").read_text())
+    before = copied_run.config
+    del recorded["run-config"]["proximal-mu"]
+    (copied_run.path / "config.json").write_text(json.dumps(recorded))
+    run = RunFolder(copied_run.path)
+    assert run.config == before
+    assert run.run_config == RunConfig.from_recorded(before)
 
 
 def test_personalized_accuracy_after_fewer_epochs(finished):

@@ -55,6 +55,33 @@ def test_lg_fedavg_starts_from_a_run_that_was_trained_like_it(run_config, fedavg
     assert same(initial_state(other | {"initial-model": str(fedavg.path / "model.safetensors")}), fedavg.model())
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("trained-blocks", 2), ("server-data-fraction", 0.1), ("horizontal-flip", "no")]
+)
+def test_lg_fedavg_does_not_start_from_a_run_that_was_trained_in_another_way(fedavg, key, value):
+    config = fedavg.config | {"algorithm": "lg-fedavg", "initial-model": str(fedavg.path)}
+    content = json.loads((fedavg.path / "config.json").read_text())
+    content["run-config"][key] = value
+    (fedavg.path / "config.json").write_text(json.dumps(content))
+    with config_error(fedavg.path, f"{key} = {value!r}"):
+        initial_state(config)
+
+
+def test_the_folder_of_a_model_of_another_program_is_refused(run_config, fedavg, tmp_path):
+    """Models of Hugging Face have a config.json and a model.safetensors too."""
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    save_file(fedavg.model(), tmp_path / "model.safetensors")
+    with config_error(f"initial-model = '{tmp_path}'", "run-config"):
+        initial_state(fedavg.config | {"algorithm": "lg-fedavg", "initial-model": str(tmp_path)})
+
+
+def test_noise_is_not_added_to_running_variances(run_config):
+    private = {"dp-clipping-norm": 1.0, "dp-noise-multiplier": 1.0, "aggregation-weights": "clients"}
+    initial_state(run_config | private)
+    with config_error("dp-noise-multiplier = 1.0", "ResNet10", "running variances"):
+        initial_state(run_config | private | {"model-name": "ResNet10"})
+
+
 def test_lg_fedavg_does_not_start_from_another_algorithm(copied_run):
     with config_error(copied_run.path, "algorithm = 'fedbabu'", "'fedavg'"):
         initial_state(copied_run.config | {"algorithm": "lg-fedavg", "initial-model": str(copied_run.path)})

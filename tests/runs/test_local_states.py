@@ -42,6 +42,15 @@ def test_those_of_a_run_are_removed(two_runs, capsys):
     assert printed(capsys, "--remove", second).endswith("None.\n")
 
 
+def test_other_folders_are_neither_listed_nor_removed(two_runs, tmp_path, capsys):
+    """FEDBABU_STATE may be a folder that has other things in it."""
+    (tmp_path / "state" / "photos").mkdir()
+    (tmp_path / "state" / "photos" / "1.png").write_bytes(b"1")
+    assert "photos" not in printed(capsys)
+    with config_error("no client states of photos"):
+        find_states(["photos"])
+
+
 def test_a_run_without_states_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDBABU_STATE", str(tmp_path))
     with config_error("no client states of nothing", tmp_path):

@@ -1,6 +1,7 @@
 """Models of single clients: kept by a run, made of a run for a new client, and used to classify image files."""
 
 import csv
+import re
 import shutil
 
 import numpy as np
@@ -259,6 +260,19 @@ def test_a_run_that_adapts_to_test_images_is_refused(run_config, newcomer):
     run, _ = run_server(run_config | {"algorithm": "per-fedavg", "protocol": "code", "num-server-rounds": 1})
     with pytest.raises(SystemExit, match="adapts its clients to test images"):
         main(["personalize", "--run", str(run.path), "--data", str(newcomer)])
+
+
+def test_a_run_that_fine_tunes_nothing_needs_a_part(tiny_config, newcomer, tmp_path, capsys):
+    run, _ = run_server(tiny_config | {"algorithm": "ditto", "num-server-rounds": 1})
+    given = ["--run", run.path, "--data", newcomer, *COLUMNS, "--output", tmp_path / "model.safetensors"]
+    with pytest.raises(SystemExit, match="fine-tunes nothing"):
+        main(["personalize", *map(str, given)])
+    for options, names in (
+        (["--part", "head", "--epochs", 1], ["initial", "personalized"]),
+        (["--epochs", 0], ["initial"]),
+    ):
+        rows = re.findall(r"^ *\d+ +[\d.]+ +(\w+)$", command(capsys, "personalize", *given, *options), re.MULTILINE)
+        assert rows == names
 
 
 def test_a_newcomer_is_augmented_as_the_run_was(tiny_config, newcomer):

@@ -18,7 +18,7 @@ from support.local_data import LOCAL_DATA, nodes_with_local_data
 from support.pictures import write_folder
 from support.reference_runs import start_of
 
-from fedbabu.config import RunConfig, default_run_config, with_protocol
+from fedbabu.config import GivenKeys, default_run_config, with_protocol
 from fedbabu.errors import RunError
 from fedbabu.federation.messages import Task
 from fedbabu.runs.checkpoints import Checkpoints
@@ -225,21 +225,32 @@ def test_a_run_cannot_be_resumed_with_another_configuration(copied_run, given):
     (key, value), *_ = given.items()
     config = copied_run.config | given | {"resume": str(copied_run.path)}
     with config_error(copied_run.path, f"{key} = {value!r}", f"{key} = {copied_run.config[key]!r}"):
-        resumed_config(RunConfig.from_flower(config), copied_run.config)
+        resumed_config(GivenKeys.from_flower(config), copied_run.config)
 
 
 def test_runtime_keys_and_the_place_of_the_data_may_be_given_anew(copied_run):
     given = default_run_config() | {"resume": "x", "client-timeout": 77.0, "logger": "tensorboard", "dataset": "/moved"}
-    config = resumed_config(RunConfig.from_flower(given), copied_run.config)
+    config = resumed_config(GivenKeys.from_flower(given), copied_run.config)
     assert config.to_flower() == copied_run.config | {
         "client-timeout": 77.0, "logger": "tensorboard", "dataset": "/moved",
     }  # fmt: skip
     assert runtime_overrides(config) == " client-timeout=77.0 logger='tensorboard'"
 
 
+def test_a_new_runtime_key_must_fit_the_run_and_not_the_defaults(config, monkeypatch):
+    """Ten clients are sampled in a round of the defaults, and twelve in one of this run."""
+    config |= {"num-clients": 12, "fraction-train": 1.0, "min-fit-clients": 11, "num-server-rounds": 2}
+    folder = stopped_run(config, monkeypatch, 1)
+    given = default_run_config() | {"min-fit-clients": 11, "results-dir": config["results-dir"]}
+    run, _ = resume(given, folder)
+    assert run.finished
+    with config_error("min-fit-clients = 13", "from 1 to 12"):
+        resumed_config(GivenKeys.from_flower(given | {"min-fit-clients": 13}), run.config)
+
+
 def test_a_run_of_version_1_can_be_resumed(copied_run):
     """It recorded keys that no longer exist and did not change its results."""
-    config = resumed_config(RunConfig.from_flower(default_run_config()), {**copied_run.config, "cuda-graph": True})
+    config = resumed_config(GivenKeys.from_flower(default_run_config()), {**copied_run.config, "cuda-graph": True})
     assert config.to_flower() == copied_run.config
 
 

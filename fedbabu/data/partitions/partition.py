@@ -1,5 +1,6 @@
 """The partition of a dataset: which of its rows each client trains and is tested on."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -83,7 +84,8 @@ def partition_name(spec: PartitionSpec) -> str:
     """A name for files that says all that a partition depends on, for example "shards-2-of-100-seed-42"."""
     options = (getattr(spec, option) for option in PARTITIONS[spec.scheme].options)
     parts = [spec.scheme, *options, "of", spec.num_clients, "seed", spec.seed]
-    return "-".join(map(str, parts)) + ("-iid-test" if spec.iid_test_set else "")
+    name = "-".join(map(str, parts)) + ("-iid-test" if spec.iid_test_set else "")
+    return re.sub(r"[^\w.-]+", "-", name)  # the name of a column may have characters that no file name can have
 
 
 def partition_title(dataset: ImageDataset, spec: PartitionSpec) -> str:

@@ -8,7 +8,7 @@ from support.partitions import assert_same_partition, labelled_dataset, partitio
 
 from fedbabu.data.dataset import open_dataset
 from fedbabu.data.partitions import PARTITIONS
-from fedbabu.data.partitions.partition import make_partition, open_partition, whole_dataset
+from fedbabu.data.partitions.partition import make_partition, open_partition, partition_name, whole_dataset
 from fedbabu.data.source import SPLITS, DataSpec
 from fedbabu.errors import ConfigError
 
@@ -185,6 +185,10 @@ def test_partitions_that_differ_have_files_of_their_own():
     for spec in specs:
         open_partition(dataset, spec)
     assert len(set(dataset.folder.parent.glob("*.npz")) - before) == len(specs)
+
+
+def test_the_name_of_a_column_may_have_characters_that_a_file_name_must_not():
+    assert "/" not in partition_name(partition_spec("natural", client_column="owner/id: a"))
 
 
 def test_a_node_with_local_data_holds_its_whole_dataset_in_random_order():
