@@ -107,7 +107,7 @@ def compare(
     from fedbabu.plots.style import common_title, save_picture
     from fedbabu.reproduction.run_comparison import comparison_table, groups_of, paired_sentences
     from fedbabu.runs.folder import RunFolder
-    from fedbabu.runs.results import finished_runs
+    from fedbabu.runs.results_folder import finished_runs
 
     folders: list[RunFolder] = []
     for path in runs:

@@ -47,8 +47,6 @@ def format_failures(failures: Mapping[int, str], max_shown: int = 120) -> str:
     for client, reason in sorted(failures.items()):
         clients_by_reason.setdefault(reason, []).append(str(client))
     return ", ".join(
-        f"client{'s' if len(clients) > 1 else ''} {', '.join(clients[:MAX_CLIENTS_SHOWN])}"
-        f"{f' and {len(clients) - MAX_CLIENTS_SHOWN} more' if len(clients) > MAX_CLIENTS_SHOWN else ''}"
-        f" ({shorten(reason, max_shown)})"
+        f"client{'s' if len(clients) > 1 else ''} {listed(clients, MAX_CLIENTS_SHOWN)} ({shorten(reason, max_shown)})"
         for reason, clients in clients_by_reason.items()
     )

@@ -1,4 +1,7 @@
-"""Every stream of random numbers, seeded by its purpose, so that results do not depend on the order of processes."""
+"""The streams of random numbers of a run, seeded by purpose, so that results do not depend on the order of processes.
+
+Only partition schemes and the division of a dataset into training and test images draw from the seed alone.
+"""
 
 from enum import IntEnum
 

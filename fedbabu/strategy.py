@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 from torch import Tensor
 
-from fedbabu.algorithms import Evaluation as EvaluationRule
+from fedbabu.algorithms import EvaluationRule
 from fedbabu.config import RunConfig
 from fedbabu.errors import RunError
 from fedbabu.federation.clients import Federation
@@ -28,7 +28,7 @@ from fedbabu.runs.privacy import note_release
 from fedbabu.runs.progress import Progress
 from fedbabu.runs.records import RoundRecord
 from fedbabu.seeding import Purpose, numpy_generator
-from fedbabu.training.aggregation import weighted_sum
+from fedbabu.training.aggregation import State, weighted_sum
 from fedbabu.training.diagnostics import mean_over_clients
 from fedbabu.training.privacy import private_mean
 from fedbabu.training.server_training import ServerTrainer
@@ -101,7 +101,7 @@ class SharedPartFedAvg(FedAvg):
         self._messenger = NodeMessenger(self.federation, grid, self.config, self.progress.clients_done)
         self._timeout, self._run_config = timeout, evaluate_config or run_config
         if self._last_trained_round == 0 and self._rule is EvaluationRule.BEST_ROUND_OF_EACH_CLIENT:
-            self._compare_with_best_rounds(0, self._evaluate_clients(self.global_model, {}, 0))
+            self._compare_with_best_rounds(0, self._evaluate_clients(self.global_model, 0))
         # A run that was interrupted after the training of a round continues with the evaluation of that round.
         trained_before = self.record.round == self._last_trained_round > 0
         for server_round in range(self._last_trained_round + (not trained_before), num_rounds + 1):
@@ -128,13 +128,8 @@ class SharedPartFedAvg(FedAvg):
             if server_round == num_rounds:
                 self.run.write_model(self.global_model)  # before the evaluation, which may fail
                 self.progress.final_evaluation()
-            is_global_model = self.evaluated_model is self.global_model  # which is packed already
-            arrays = result.arrays if is_global_model else ArrayRecord(self.evaluated_model)
-            messages = self.configure_evaluate(server_round, arrays, self._run_config, grid)
-            evaluated = self.aggregate_evaluate(server_round, self.messenger.send(messages, timeout))
-            if evaluated is not None:
-                result.evaluate_metrics_clientapp[server_round] = evaluated
-                self._compare_with_best_rounds(server_round, self.evaluation)
+            if self._is_evaluated(server_round):
+                result.evaluate_metrics_clientapp[server_round] = self._evaluate_round(server_round)
             # 6. After the last round, do the same with the model of the round in which the clients were best.
             if server_round == num_rounds and (best := self.best_rounds.to_evaluate_after(num_rounds)):
                 self.run.write_model(best.model, best=True)
@@ -233,10 +228,9 @@ class SharedPartFedAvg(FedAvg):
             DivergedError: If training diverged.
         """
         config, record, num_train = self.config, self.record, self.federation.num_train
-        shared = {name: self.global_model[name] for name in config.algorithm_spec.shares.names(self.global_model)}
         num_accuracies = self._num_class_accuracies(server_round)
         weights = {client: config.aggregation_weight(number) for client, number in num_train.items()}
-        nodes = list(self.messenger.parse(replies, TrainReply, num_train, weights, shared, num_accuracies))
+        nodes = list(self.messenger.parse(replies, TrainReply, num_train, weights, self._shared_part, num_accuracies))
         failed = self.messenger.failed
         results = {client: result for node in nodes for client, result in node.results.items()}
         record.failed = {c: reason for c, reason in record.failed.items() if c not in record.clients} | failed
@@ -272,39 +266,28 @@ class SharedPartFedAvg(FedAvg):
         metrics = MetricRecord({name: loss for name, loss in named_losses.items() if loss is not None})
         return ArrayRecord(model), metrics
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """If this round is evaluated, a message to each node with the global model; the last asks for fine-tuning."""
-        if not self._is_evaluated(server_round):
-            return []
-        self._look_for_late_nodes()
+    def _evaluate_round(self, server_round: int) -> MetricRecord:
+        """Evaluate all clients after a round; its record gets their mean accuracy before fine-tuning.
+
+        Clients are fine-tuned after the last round or, for algorithms whose code does that, after every round.
+        """
         if self.server_trainer:
             self.record.test_accuracy = self.server_trainer.test_accuracy(self.global_model)
-        task = self._task(server_round, self._clients_with_model(), [], self._personalizes_after(server_round))
-        return self.messenger.messages(MessageType.EVALUATE, task, arrays, config)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Collect what every client measured; the round's record gets their mean accuracy before fine-tuning.
-
-        Raises:
-            RunError: If no client could be evaluated.
-        """
-        if not self._is_evaluated(server_round):
-            return None
-        self.evaluation = self._collect(replies, self._personalizes_after(server_round))
+        every_round = self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND
+        personalize = every_round or server_round == self.config.num_rounds
+        self.evaluation = self._evaluate_clients(self.evaluated_model, server_round, personalize)
         self.record.initial_accuracy = self.evaluation.mean_accuracy(0)
         self.record.missing = self.evaluation.missing
-        if self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND:
+        if every_round:
             self.record.personalized_accuracy = self.evaluation.mean_accuracy(-1)
+        self._compare_with_best_rounds(server_round, self.evaluation)
         return MetricRecord({"initial-accuracy": self.record.initial_accuracy})
 
     def _compare_with_best_rounds(self, server_round: int, evaluation: Evaluation) -> None:
         """Keep the models of the round that was evaluated, if it is the best so far."""
-        shared = {name: self.global_model[name] for name in self.config.algorithm_spec.shares.names(self.global_model)}
         self.best_rounds.consider(
-            server_round, evaluation, self.evaluated_model, self.client_state_rounds, shared,
-            evaluate=lambda model, states: self._evaluate_clients(model, states, server_round),
+            server_round, evaluation, self.evaluated_model, self.client_state_rounds, self._shared_part,
+            evaluate=lambda model, states: self._evaluate_clients(model, server_round, states=states),
         )  # fmt: skip
 
     def _evaluate_best(self, best: BestRound) -> None:
@@ -314,35 +297,39 @@ class SharedPartFedAvg(FedAvg):
         """
         every_round = self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND
         server_round = best.server_round if every_round else self.config.num_rounds
-        self.best_evaluation = self._evaluate_clients(best.model, best.client_state_rounds, server_round, True)
+        self.best_evaluation = self._evaluate_clients(best.model, server_round, True, best.client_state_rounds)
 
     def _evaluate_clients(
-        self, model: Mapping[str, Tensor], states: Mapping[int, int], server_round: int, personalize: bool = False
+        self, model: State, server_round: int, personalize: bool = False, states: Mapping[int, int] | None = None
     ) -> Evaluation:
-        """Evaluate all clients with a model and their states of some rounds, with the draws of a round."""
+        """Evaluate all clients with a model, and with the random numbers of a round; fine-tune them if asked to.
+
+        They start from their client states of now, or from those of the given round for each client.
+
+        Raises:
+            RunError: If no client could be evaluated.
+        """
         self._look_for_late_nodes()
         task = self._task(server_round, self._clients_with_model(), [], personalize, states)
         messages = self.messenger.messages(MessageType.EVALUATE, task, ArrayRecord(dict(model)), self._run_config)
-        return self._collect(self.messenger.send(messages, self._timeout), personalize)
+        replies = self.messenger.send(messages, self._timeout)
+        untrained = self._untrained_clients()
+        not_asked = {client: f"it never trained: {reason}" for client, reason in untrained.items()}
+        not_asked |= dict.fromkeys(self._absent_clients(), NOT_CONNECTED)
+        evaluation = collect_evaluation(self.messenger, replies, self.config, self.global_model, personalize, not_asked)
+        if not evaluation.results:
+            raise no_client_evaluated(self.config, self.record, self.messenger.failed, untrained)
+        return evaluation
 
-    def _personalizes_after(self, server_round: int) -> bool:
-        """Whether clients are personalized when they are evaluated after a round."""
-        every_round = self._rule is EvaluationRule.PERSONALIZED_EVERY_ROUND
-        return every_round or server_round == self.config.num_rounds
+    @property
+    def _shared_part(self) -> dict[str, Tensor]:
+        """The part of the global model that the algorithm shares, as a state dict."""
+        shared = self.config.algorithm_spec.shares.names(self.global_model)
+        return {name: self.global_model[name] for name in shared}
 
     @property
     def _rule(self) -> EvaluationRule:
         return self.config.algorithm_spec.evaluation
-
-    def _collect(self, replies: Iterable[Message], personalize: bool) -> Evaluation:
-        """What every client measured, from the nodes' replies; raises a RunError if no client could be evaluated."""
-        untrained = self._untrained_clients()
-        missing = {client: f"it never trained: {reason}" for client, reason in untrained.items()}
-        missing |= dict.fromkeys(self._absent_clients(), NOT_CONNECTED)
-        evaluation = collect_evaluation(self.messenger, replies, self.config, self.global_model, personalize, missing)
-        if not evaluation.results:
-            raise no_client_evaluated(self.config, self.record, self.messenger.failed, untrained)
-        return evaluation
 
     def _untrained_clients(self) -> dict[int, str]:
         """Without communication, the clients that have no model, with the reason; otherwise none."""

@@ -1,6 +1,6 @@
 """Every algorithm that the run-config key `algorithm` accepts. A new one needs its own file and one entry here."""
 
-from fedbabu.algorithms.base import Algorithm, Batch, Coefficients, Evaluation, Part, Phase, Step, TrainedOn
+from fedbabu.algorithms.base import Algorithm, Batch, Coefficients, EvaluationRule, Part, Phase, Step, TrainedOn
 from fedbabu.algorithms.ditto import DITTO, DITTO_AS_IN_THE_CODE
 from fedbabu.algorithms.fedavg import FEDAVG
 from fedbabu.algorithms.fedbabu import FEDBABU
@@ -37,6 +37,6 @@ def find_algorithm(name: str, protocol: str = "text") -> Algorithm:
 
 
 __all__ = [
-    "ALGORITHMS", "AS_IN_THE_CODE", "Algorithm", "Batch", "Coefficients", "Evaluation", "Part", "Phase", "Step",
+    "ALGORITHMS", "AS_IN_THE_CODE", "Algorithm", "Batch", "Coefficients", "EvaluationRule", "Part", "Phase", "Step",
     "TrainedOn", "find_algorithm",
 ]  # fmt: skip

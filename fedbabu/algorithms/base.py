@@ -117,7 +117,7 @@ class Phase:
         return default if self.epochs is None else self.epochs
 
 
-class Evaluation(Enum):
+class EvaluationRule(Enum):
     """What a client evaluates after a round; all but the first are rules of the authors' code for single algorithms."""
 
     # The new global model with what the client keeps. Clients are personalized after the last round alone, from the
@@ -147,7 +147,7 @@ class Algorithm:
     name: str  # the value of the run-config key `algorithm` that chooses this algorithm
     trains: tuple[Phase, ...]  # the phases of a sampled client's local training, in order
     # The part that clients send to the server, which averages it. With NOTHING there is no communication: every client
-    # is visited once, so the schedule needs `visits`.
+    # trains alone, so the schedule needs `solo_server_rounds`.
     shares: Part
     keeps: Part = Part.NOTHING  # the part that stays on the client; a client that never trained has the global one
     # The phases that train a personal model, kept whole beside the shared one, on the same batches. `trains` then
@@ -166,19 +166,19 @@ class Algorithm:
     # Whether one optimizer takes all steps of a client, so that momentum goes on from phase to phase, and gathers for
     # parts whose learning rate is zero.
     one_optimizer: bool = False
-    evaluation: Evaluation = Evaluation.OF_THE_GLOBAL_MODEL
+    evaluation: EvaluationRule = EvaluationRule.OF_THE_GLOBAL_MODEL
 
     def __post_init__(self) -> None:
         """Raise a ValueError if the parts do not fit together."""
-        if not self.shares and not (self.keeps and self.schedule.visits):
+        if not self.shares and not (self.keeps and self.schedule.solo_server_rounds):
             raise ValueError(
                 f"The algorithm '{self.name}' shares nothing: `keeps` must say what its clients have in the end, and "
-                "`visits` of its schedule must not be 0."
+                "`solo_server_rounds` of its schedule must not be 0."
             )
         if self.trains_personal and self.keeps is not Part.FULL:
             raise ValueError(f"The algorithm '{self.name}' has trains_personal: `keeps` must be Part.FULL.")
 
     @property
     def communicates(self) -> bool:
-        """Whether clients share anything; if not, each is visited once and trains on its own."""
+        """Whether clients share anything; if not, each trains alone, in one server round."""
         return bool(self.shares)

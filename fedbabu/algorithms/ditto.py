@@ -11,7 +11,7 @@ from fedbabu.algorithms.base import (
     Algorithm,
     Batch,
     Coefficients,
-    Evaluation,
+    EvaluationRule,
     Part,
     Phase,
     Step,
@@ -66,5 +66,5 @@ DITTO_AS_IN_THE_CODE = Algorithm(
     personalizes=(),
     schedule=Schedule(decays_after=()),
     coefficients=("ditto-lambda",),
-    evaluation=Evaluation.BEFORE_AGGREGATION,
+    evaluation=EvaluationRule.BEFORE_AGGREGATION,
 )

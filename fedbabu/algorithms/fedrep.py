@@ -6,7 +6,7 @@ Fine-tuning has the same order (Algorithm 2, lines 17 and 21). Without the train
 
 from dataclasses import replace
 
-from fedbabu.algorithms.base import Algorithm, Evaluation, Part, Phase
+from fedbabu.algorithms.base import Algorithm, EvaluationRule, Part, Phase
 
 HEAD_THEN_BODY = (Phase(Part.HEAD), Phase(Part.BODY, epochs=1))
 
@@ -25,5 +25,5 @@ FEDREP_AS_IN_THE_CODE = replace(
     FEDREP,
     fixes={"momentum": 0.5, "num-finetune-epochs": "num-local-epochs"},
     one_optimizer=True,
-    evaluation=Evaluation.PERSONALIZED_EVERY_ROUND,
+    evaluation=EvaluationRule.PERSONALIZED_EVERY_ROUND,
 )

@@ -6,7 +6,7 @@ does not say whether that decays. Here it decays like every other (Section 3), s
 
 from dataclasses import replace
 
-from fedbabu.algorithms.base import Algorithm, Evaluation, Part, Phase
+from fedbabu.algorithms.base import Algorithm, EvaluationRule, Part, Phase
 from fedbabu.algorithms.schedule import Schedule
 
 LG_FEDAVG = Algorithm(
@@ -25,5 +25,5 @@ LG_FEDAVG_AS_IN_THE_CODE = replace(
     LG_FEDAVG,
     personalizes=(),
     schedule=Schedule(rounds_divisor=4, initial_decays=2, decays_after=()),
-    evaluation=Evaluation.BEST_ROUND_OF_EACH_CLIENT,
+    evaluation=EvaluationRule.BEST_ROUND_OF_EACH_CLIENT,
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fedbabu.algorithms.base import Algorithm, Evaluation, Part, Phase
+from fedbabu.algorithms.base import Algorithm, EvaluationRule, Part, Phase
 from fedbabu.algorithms.schedule import Schedule
 
 LOCAL_ONLY = Algorithm(
@@ -11,7 +11,7 @@ LOCAL_ONLY = Algorithm(
     shares=Part.NOTHING,
     keeps=Part.FULL,
     personalizes=(),
-    schedule=Schedule(visits=10),
+    schedule=Schedule(solo_server_rounds=10),
 )
 
 # The code trains 160 epochs in batches of 10 with one optimizer, so that momentum goes on when the learning rate falls,
@@ -20,5 +20,5 @@ LOCAL_ONLY_AS_IN_THE_CODE = replace(
     LOCAL_ONLY,
     fixes={"num-server-rounds": 160, "num-local-epochs": 1, "batch-size": 10},
     one_optimizer=True,
-    evaluation=Evaluation.BEST_EPOCH_OF_EACH_CLIENT,
+    evaluation=EvaluationRule.BEST_EPOCH_OF_EACH_CLIENT,
 )

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedbabu.algorithms.base import Algorithm, Evaluation, Part, Phase, Step, TrainedOn, gradients_of
+from fedbabu.algorithms.base import Algorithm, EvaluationRule, Part, Phase, Step, TrainedOn, gradients_of
 
 BETA_OF_THE_CODE = 0.1  # the rate of the query steps, a constant
 
@@ -30,8 +30,8 @@ def meta_step(step: Step) -> Tensor:
     with torch.no_grad():
         for parameter, weight in zip(step.parameters, weights_before, strict=True):
             parameter.copy_(weight)
-    beta = step.coefficients["per-fedavg-beta"]
-    step.move([gradient * beta for gradient in gradients])
+    beta_over_alpha = step.coefficients["per-fedavg-beta"]
+    step.move([gradient * beta_over_alpha for gradient in gradients])
     return loss
 
 
@@ -91,5 +91,5 @@ PER_FEDAVG_AS_IN_THE_CODE = replace(
         ),
     ),
     coefficients=(),
-    evaluation=Evaluation.PERSONALIZED_EVERY_ROUND,
+    evaluation=EvaluationRule.PERSONALIZED_EVERY_ROUND,
 )

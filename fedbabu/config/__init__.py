@@ -1,7 +1,7 @@
 """The run configuration: its keys, their allowed values, defaults and meanings, and what follows from them."""
 
 from fedbabu.config.defaults import (
-    PAPER_PROTOCOL,
+    PAPER_FIXED_VALUES,
     RUNTIME_KEYS,
     default_run_config,
     key_groups,
@@ -21,7 +21,7 @@ from fedbabu.config.run_config import (
 )
 
 __all__ = [
-    "PAPER_PROTOCOL", "PROTOCOLS", "RUNTIME_KEYS", "SPECIAL_KEYS", "TEMPLATES", "GivenKeys", "Measurement", "RunConfig",
-    "check_keys_are_read", "default_run_config", "key_groups", "key_meanings", "parse_overrides", "partition_keys",
-    "special_keys_read", "toml_value", "under_protocol", "with_added_keys", "with_protocol",
+    "PAPER_FIXED_VALUES", "PROTOCOLS", "RUNTIME_KEYS", "SPECIAL_KEYS", "TEMPLATES", "GivenKeys", "Measurement",
+    "RunConfig", "check_keys_are_read", "default_run_config", "key_groups", "key_meanings", "parse_overrides",
+    "partition_keys", "special_keys_read", "toml_value", "under_protocol", "with_added_keys", "with_protocol",
 ]  # fmt: skip

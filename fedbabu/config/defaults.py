@@ -41,7 +41,9 @@ ADDED_KEYS: dict[str, Any] = {
 }  # fmt: skip
 
 # The values that the paper keeps fixed in every table (Section 3, "Experimental setup" and "Evaluation").
-PAPER_PROTOCOL: dict[str, Any] = json.loads(Path(__file__).with_name("paper_protocol.json").read_text(encoding="utf-8"))
+PAPER_FIXED_VALUES: dict[str, Any] = json.loads(
+    Path(__file__).with_name("paper_fixed_values.json").read_text(encoding="utf-8")
+)
 
 
 def default_run_config() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from fedbabu.algorithms import ALGORITHMS, AS_IN_THE_CODE, Algorithm, Evaluation, Part, Phase, find_algorithm
+from fedbabu.algorithms import ALGORITHMS, AS_IN_THE_CODE, Algorithm, EvaluationRule, Part, Phase, find_algorithm
 from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS, default_run_config
 from fedbabu.config.keys import RunConfigKeys
 from fedbabu.config.protocols import with_protocol
@@ -185,7 +185,7 @@ class RunConfig(GivenKeys):
 
         It is that of the next round for an algorithm that personalizes its clients in every round.
         """
-        if self._declared.evaluation is Evaluation.PERSONALIZED_EVERY_ROUND:
+        if self._declared.evaluation is EvaluationRule.PERSONALIZED_EVERY_ROUND:
             return self.learning_rate_in(server_round + 1)
         return self.learning_rate_in(self.training_rounds(self.num_rounds)[-1])
 

@@ -13,7 +13,7 @@ from fedbabu.errors import ConfigError
 Column = np.ndarray[Any, Any]  # the labels of a split as they were read, [n]
 ClassNames = tuple[str, ...] | tuple[int, ...]  # in the order of the labels; numbers where the dataset has no names
 MAX_NAMED = 10  # classes in a sentence
-FEW_IMAGES = 10  # which may all be of different classes
+FEW_IMAGES = 10  # with at most so many training images, each may have a label of its own
 
 
 def read_classes(source: Source) -> tuple[dict[str, IntArray], ClassNames, list[str]]:
@@ -58,7 +58,7 @@ def _classes_by_number(
     _check_not_all_different(source, values["train"])
     distinct = np.unique(np.concatenate(list(values.values())))
     class_names, gapless = tuple(distinct.tolist()), tuple(range(len(distinct)))
-    note = f"The labels {shorten(class_names)} are the classes 0 to {len(class_names) - 1}"
+    note = f"The labels {listed_classes(class_names)} are the classes 0 to {len(class_names) - 1}"
     labels = {split: np.searchsorted(distinct, each) for split, each in values.items()}
     return labels, class_names, [] if class_names == gapless else [note]
 
@@ -82,7 +82,7 @@ def _classes_by_name(
     class_names = tuple(dict.fromkeys(next(complete, sorted(union))))
     if any(each is None for each in listed_names.values()):
         _check_not_all_different(source, values["train"])
-        notes.append(f"The labels are texts; the classes are in sorted order: {shorten(class_names)}")
+        notes.append(f"The labels are texts; the classes are in sorted order: {listed_classes(class_names)}")
     elif set(class_names) != set(names_of["train"]):
         notes.append("The splits list their classes differently, so that the classes are matched by name")
     number_of = {name: number for number, name in enumerate(class_names)}
@@ -123,7 +123,7 @@ def _check_not_all_different(source: Source, train_labels: Column) -> None:
         )
 
 
-def shorten(values: Sequence[object]) -> str:
-    """Values in a sentence, of which the middle ones are left out if there are many."""
+def listed_classes(values: Sequence[object]) -> str:
+    """Classes in a sentence, of which the middle ones are left out if there are many."""
     texts = list(map(str, values))
     return ", ".join(texts if len(texts) <= MAX_NAMED else [*texts[: MAX_NAMED - 2], "…", texts[-1]])

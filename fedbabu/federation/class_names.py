@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fedbabu.data.classes import ClassNames, shorten
+from fedbabu.data.classes import ClassNames, listed_classes
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import ClientInfo
 
@@ -14,10 +14,10 @@ def unmatched(class_names_of: Mapping[int, ClassNames]) -> dict[int, ConfigError
     named = [node for node in class_names_of if node not in numbered]
     if not numbered or not named:
         return {}
+    names, numbers = (listed_classes(class_names_of[nodes[0]]) for nodes in (named, numbered))
     error = ConfigError(
-        f"SuperNode {named[0]} has the classes {shorten(class_names_of[named[0]])}, and SuperNode {numbered[0]} "
-        f"only the numbers {shorten(class_names_of[numbered[0]])}, which cannot be matched: all owners must name "
-        "their classes, or all must number them alike."
+        f"SuperNode {named[0]} has the classes {names}, and SuperNode {numbered[0]} only the numbers {numbers}, which "
+        "cannot be matched: all owners must name their classes, or all must number them alike."
     )
     return dict.fromkeys(numbered if len(numbered) <= len(named) else named, error)
 

@@ -90,9 +90,9 @@ class Federation:
         """Assign each client to one of the nodes that can serve it, so that the nodes are busy for equally long.
 
         The largest client is assigned first, each to the place with the fewest examples so far: a node that works for
-        several clients at a time has as many places. Of equal ones, a node's places come before those of the next, so
-        that a node rarely works for fewer. An unreliable node gets a client only if no other connected node can serve
-        it.
+        several clients at a time has as many places. Of places with equally few, those of one node come before those
+        of the next, so that a node rarely works for fewer clients than it could. An unreliable node gets a client only
+        if no other connected node can serve it.
 
         Returns:
             The clients of each node that gets any. A client that no connected node can serve is in none of them.

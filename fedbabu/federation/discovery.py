@@ -10,7 +10,7 @@ from fedbabu.data.classes import ClassNames
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.class_names import agree_on_class_names, renumbered
 from fedbabu.federation.clients import ClientInfo, Federation
-from fedbabu.federation.fitting import misfits
+from fedbabu.federation.compatibility import incompatible_nodes
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.queries import ask_nodes
 from fedbabu.heartbeat import Heartbeat
@@ -59,7 +59,7 @@ def discover(grid: Grid, config: RunConfig, class_names: ClassNames = (), marker
                 last_news = monotonic()
         infos = dict(sorted(infos.items()))  # whichever node answers first
         all_are_here = len(_clients(infos.values())) == config.num_clients
-        refused |= misfits(infos, class_names, all_are_here)
+        refused |= incompatible_nodes(infos, class_names, all_are_here)
         if refused and not config.starts_without_all_clients:
             raise next(iter(refused.values()))
         infos = {node: info for node, info in infos.items() if node not in refused}

@@ -33,7 +33,7 @@ def collect_evaluation(
     config: RunConfig,
     model: State,
     personalize: bool,
-    untrained_clients: Mapping[int, str] | None = None,
+    not_asked: Mapping[int, str],
 ) -> Evaluation:
     """Collect what every client measured.
 
@@ -43,7 +43,7 @@ def collect_evaluation(
         config: The run configuration, which says how many accuracies each client must have.
         model: The global model, for the names and shapes of its weights.
         personalize: Whether the clients were fine-tuned.
-        untrained_clients: Clients that were not asked, because they have no model, with the reason.
+        not_asked: Clients that were not asked, because they have no model or no node, with the reason.
     """
     num_values = {"accuracy": 1 + personalize * config.total_finetune_epochs}
     num_values["loss"] = num_values["accuracy"]
@@ -58,6 +58,6 @@ def collect_evaluation(
     for reply in messenger.parse(replies, EvaluateReply, num_values, directions):
         results |= reply.results
         add_weighted(direction_sums, reply.direction_sums)
-    missing = dict(sorted({**(untrained_clients or {}), **messenger.failed}.items()))
+    missing = dict(sorted({**not_asked, **messenger.failed}.items()))
     similarity = layer_similarity(direction_sums, len(results)) if len(results) > 1 else {}
     return Evaluation(dict(sorted(results.items())), missing, similarity)

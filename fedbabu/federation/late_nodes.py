@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from fedbabu.config import RunConfig
 from fedbabu.federation.class_names import renumbered
 from fedbabu.federation.clients import Federation
-from fedbabu.federation.fitting import other_shape, unknown_classes
+from fedbabu.federation.compatibility import other_shape, unknown_classes
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.queries import ask_nodes
 from fedbabu.heartbeat import Heartbeat

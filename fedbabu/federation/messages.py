@@ -17,7 +17,7 @@ from fedbabu.config import TEMPLATES
 from fedbabu.data.classes import ClassNames
 from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import ClientInfo
-from fedbabu.federation.reply_checks import ReplyError, check_length, checked_state, shorten
+from fedbabu.federation.reply_checks import ReplyError, check_length, checked_state, one_line
 from fedbabu.training.aggregation import State, add_weighted
 from fedbabu.training.client import TrainedClient
 from fedbabu.training.evaluation import TRAVELS, ClientResult, Finite, PercentOrNaN
@@ -50,7 +50,7 @@ class Content(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "content"
-            raise ReplyError(f"{place} is refused ({first['msg']}): {shorten(repr(first['input']))}") from error
+            raise ReplyError(f"{place} is refused ({first['msg']}): {one_line(repr(first['input']))}") from error
 
 
 class NodeInfo(Content):
@@ -266,7 +266,7 @@ def _failures(results: Collection[int], failed: Mapping[int, str], asked_clients
     if unexpected := set(results).difference(asked_clients):
         raise ReplyError(f"results are of clients {sorted(unexpected)}, which are not among {sorted(asked_clients)}")
     missing = [client for client in asked_clients if client not in results]
-    return {client: shorten(failed.get(client, "its node does not say why")) for client in missing}
+    return {client: one_line(failed.get(client, "its node does not say why")) for client in missing}
 
 
 def work_seconds(reply: RecordDict) -> float:

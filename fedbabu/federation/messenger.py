@@ -12,7 +12,7 @@ from fedbabu.federation.delivery import NOT_CONNECTED, Delivery, Report
 from fedbabu.federation.late_nodes import LateNodes
 from fedbabu.federation.messages import EvaluateReply, Task, TrainReply
 from fedbabu.federation.pace import Pace
-from fedbabu.federation.reply_checks import ReplyError, shorten
+from fedbabu.federation.reply_checks import ReplyError, one_line
 
 Reply = TypeVar("Reply", TrainReply, EvaluateReply)
 
@@ -73,4 +73,4 @@ class NodeMessenger:
             yield reply
 
     def _fail(self, reasons: Mapping[int, str]) -> None:
-        self.failed |= {client: shorten(reason) for client, reason in reasons.items()}
+        self.failed |= {client: one_line(reason) for client, reason in reasons.items()}

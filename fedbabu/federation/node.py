@@ -27,10 +27,11 @@ from fedbabu.federation.client_pool import num_cpus
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.ray_workers import cpus_of_machines, is_ray_worker
+from fedbabu.federation.resources import clients_at_a_time
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.training.aggregation import State
 from fedbabu.training.client import Client
-from fedbabu.training.device import clients_at_a_time, device_name, has_amx, training_device, why_no_gpu
+from fedbabu.training.device import device_name, has_amx, training_device, why_no_gpu
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 PORTION_SECONDS = 8.0  # that the clients of a message should take, so that nodes answer, and progress shows, that often
 FIRST_PORTION = 1  # the number of clients that a node is sent, for each of its places, while its pace is not known
-PORTION_OVERHEADS = 10  # how many times as long as sending a message its clients should take at least
+PORTION_OVERHEADS = 10  # the clients of a message should take at least so many times as long as sending it
 
 
 class Pace:

@@ -46,6 +46,6 @@ def _checked_tensor(name: str, array: Array, expected: Tensor) -> Tensor:
     return torch.from_numpy(values.copy())
 
 
-def shorten(reason: object) -> str:
+def one_line(reason: object) -> str:
     """A text on one line, of at most MAX_REASON_LENGTH characters."""
     return " ".join(str(reason).split())[:MAX_REASON_LENGTH]

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import PAPER_PROTOCOL, PROTOCOLS, default_run_config, partition_keys
+from fedbabu.config import PAPER_FIXED_VALUES, PROTOCOLS, default_run_config, partition_keys
 from fedbabu.data.known import dataset_title
 from fedbabu.data.partitions import PARTITIONS
 from fedbabu.errors import ConfigError
@@ -255,7 +255,7 @@ def _unusual_values(config: Mapping[str, Any]) -> dict[str, Any]:
     usual = {key: defaults[key] for key in declared.coefficients}
     usual |= {"protocol": defaults["protocol"], "partition-seed": defaults["partition-seed"]}
     usual["aggregation-weights"] = PROTOCOLS[config["protocol"]]["aggregation-weights"]
-    usual |= PAPER_PROTOCOL | {key: config[key] for key in (*SYMBOLS, *declared.fixes)}
+    usual |= PAPER_FIXED_VALUES | {key: config[key] for key in (*SYMBOLS, *declared.fixes)}
     usual_setting = setting_of({**config, **usual})
     # A key without a value says that there is nothing: no part is fine-tuned, say.
     return {key: value for key, value in setting_of(config).items() if value not in ("", usual_setting.get(key))}

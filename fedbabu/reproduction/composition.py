@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, create_model
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import PAPER_PROTOCOL, PROTOCOLS, default_run_config
+from fedbabu.config import PAPER_FIXED_VALUES, PROTOCOLS, default_run_config
 from fedbabu.config.defaults import app_file
 from fedbabu.config.keys import NameOrPath
 from fedbabu.config.wording import error_sentence
@@ -167,7 +167,7 @@ def _register_options() -> None:
             experiments[f"figure{number + offset:02}"] = {"defaults": defaults, "title": title}
     options: dict[tuple[str | None, str | None], dict[str, Any]] = {
         (None, None): {"defaults": default_run_config(), "locations": {name: name for name in KNOWN_DATASETS}},
-        ("fixed", "run"): {"paper": PAPER_PROTOCOL},
+        ("fixed", "run"): {"paper": PAPER_FIXED_VALUES},
         ("protocol", "run"): {name: {"protocol": name} for name in PROTOCOLS},
         ("dataset", "run"): {name: {"dataset": f"${{data.{name}}}"} for name in KNOWN_DATASETS},
         ("model", "run"): {name: {"model-name": name} for name in MODELS},

@@ -22,7 +22,7 @@ from fedbabu.reproduction.paper.tables import SYMBOLS, PaperCell, cells_of_table
 from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
-from fedbabu.runs.results import all_runs
+from fedbabu.runs.results_folder import all_runs
 from fedbabu.runs.resume import check_resumable
 from fedbabu.runs.settings import has_results_for, setting_of, settings_agree
 

@@ -13,7 +13,7 @@ from fedbabu.plots.style import algorithm_label, setting_title
 from fedbabu.reproduction.figures import figures
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
-from fedbabu.runs.results import finished_runs, newest_per_algorithm
+from fedbabu.runs.results_folder import finished_runs, newest_per_algorithm
 
 PUBLISHED = "paper"  # the folder of the results-dir with the runs that come with the repository
 

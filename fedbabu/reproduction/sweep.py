@@ -18,6 +18,7 @@ from rich.text import Text
 
 from fedbabu.config import RUNTIME_KEYS, RunConfig
 from fedbabu.errors import counted, plus_minus
+from fedbabu.federation.resources import clients_at_a_time, fitting_federation, num_cpus_of_machine
 from fedbabu.heartbeat import Heartbeat, format_duration
 from fedbabu.reproduction.app_folder import app_folder
 from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
@@ -26,7 +27,6 @@ from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import METRIC_TITLES
 from fedbabu.runs.settings import declared_algorithm, finetunes_epoch_by_epoch, setting_of
 from fedbabu.runs.time_estimates import Cost, estimated_seconds, time_left
-from fedbabu.training.device import clients_at_a_time, fitting_federation, num_cpus_of_machine
 
 POLL_SECONDS = 0.5
 TAIL_BYTES = 4000  # of a log, in which its last line is looked for

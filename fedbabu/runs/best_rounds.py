@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fedbabu.algorithms import Evaluation as EvaluationRule
+from fedbabu.algorithms import EvaluationRule
 from fedbabu.federation.evaluation import Evaluation
 from fedbabu.training.aggregation import State, weighted_sum
 

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from fedbabu.algorithms import Evaluation, Part, Phase
+from fedbabu.algorithms import EvaluationRule, Part, Phase
 from fedbabu.config import RunConfig
 from fedbabu.config.protocols import BATCHES, IMAGES
 from fedbabu.data.known import KNOWN_DATASETS
@@ -57,7 +57,7 @@ class Cost:
         fine_tuning = epochs * self.num_train + templates + (epochs + 1) * FORWARD_COST * self.num_test
         # The last round's model, and that of the best round, if it is another one.
         num_models = 2 if communicates and config.evaluate_every and config.num_rounds > config.evaluate_every else 1
-        every_round = config.algorithm_spec.evaluation is Evaluation.PERSONALIZED_EVERY_ROUND
+        every_round = config.algorithm_spec.evaluation is EvaluationRule.PERSONALIZED_EVERY_ROUND
         evaluation = fine_tuning if every_round else FORWARD_COST * self.num_test
         return training + len(evaluated) * evaluation + num_models * fine_tuning
 
@@ -72,8 +72,9 @@ def estimated_seconds(
 ) -> float | None:
     """How many seconds a run will take on this machine; None if its data are not known.
 
-    Of the finished runs on this machine, the newest with the same data and network tells the speed; without one, the
-    speed is measured now. Data are known by the name of a known dataset, or from a finished run with the same data.
+    Of the given finished runs, which should be of this machine, the newest with the same data and network tells the
+    speed; without one, the speed is measured now. Data are known by the name of a known dataset, or from a finished run
+    with the same data.
     """
     known = KNOWN_DATASETS.get(data_name)
     same_data = [run for run in runs if data_name in (run.dataset["name"], run.config["dataset"])]

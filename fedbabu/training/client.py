@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedbabu.algorithms import Evaluation, Part, Phase
+from fedbabu.algorithms import EvaluationRule, Part, Phase
 from fedbabu.config import RunConfig
 from fedbabu.data.dataset import ImageDataset
 from fedbabu.data.partitions.partition import Partition
@@ -108,7 +108,7 @@ def train_client(client: Client, client_state: State, training_rounds: list[int]
     config, algorithm, model = client.config, client.config.algorithm_spec, client.model
     deadline = Deadline(config.client_timeout, len(training_rounds))
     examples = client.examples("train")
-    starts_from_global = algorithm.trains_personal or algorithm.evaluation is Evaluation.BEFORE_AGGREGATION
+    starts_from_global = algorithm.trains_personal or algorithm.evaluation is EvaluationRule.BEFORE_AGGREGATION
     client.reset_model({} if starts_from_global else client_state)
     curve = None
     if "class-accuracy" in config.diagnostics:
@@ -145,7 +145,7 @@ def _train_rounds(
     if curve:
         after_epoch.append(curve.measure)
     best = None
-    if algorithm.evaluation is Evaluation.BEST_EPOCH_OF_EACH_CLIENT:
+    if algorithm.evaluation is EvaluationRule.BEST_EPOCH_OF_EACH_CLIENT:
         best = BestEpoch(client.model, client.examples("test"), client.dataset.transform)
         after_epoch.append(best.note)
     for training_round in training_rounds:

@@ -9,7 +9,7 @@ from fedbabu.training.client import Client
 from fedbabu.training.diagnostics import WeightDirections
 from fedbabu.training.evaluation import ClientEvaluation, ClientResult
 from fedbabu.training.local_sgd import Deadline, check_finite
-from fedbabu.training.templates import without_head_accuracies
+from fedbabu.training.without_head import without_head_accuracies
 
 
 def fine_tune_client(

@@ -128,8 +128,8 @@ def test_the_phases_of_a_declaration_keep_what_they_say(monkeypatch):
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
-        ({"shares": Part.NOTHING, "keeps": Part.FULL}, "`visits`"),
-        ({"shares": Part.NOTHING, "schedule": Schedule(visits=10)}, "`keeps`"),
+        ({"shares": Part.NOTHING, "keeps": Part.FULL}, "`solo_server_rounds`"),
+        ({"shares": Part.NOTHING, "schedule": Schedule(solo_server_rounds=10)}, "`keeps`"),
         ({"shares": Part.FULL, "trains_personal": (Phase(Part.FULL),)}, "must be Part.FULL"),
     ],
 )

@@ -14,7 +14,7 @@ from support.in_process import essence
 from support.notebooks import execute_notebook
 
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.results import finished_runs
+from fedbabu.runs.results_folder import finished_runs
 
 slow = pytest.mark.slow
 

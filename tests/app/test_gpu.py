@@ -9,7 +9,7 @@ from support.reference_runs import start_of
 
 from fedbabu.algorithms import ALGORITHMS
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.results import all_runs, finished_runs
+from fedbabu.runs.results_folder import all_runs, finished_runs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")]
 

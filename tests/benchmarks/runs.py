@@ -26,7 +26,7 @@ from fedbabu.data.transforms import client_examples
 from fedbabu.reproduction.local_superlink import flower_environment, free_port, local_superlink, stop
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
-from fedbabu.runs.results import all_runs
+from fedbabu.runs.results_folder import all_runs
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]

@@ -4,7 +4,7 @@ import pytest
 from support.errors import config_error
 
 from fedbabu.algorithms import ALGORITHMS
-from fedbabu.config import PAPER_PROTOCOL, RUNTIME_KEYS, RunConfig, default_run_config, key_meanings, with_protocol
+from fedbabu.config import PAPER_FIXED_VALUES, RUNTIME_KEYS, RunConfig, default_run_config, key_meanings, with_protocol
 from fedbabu.config.defaults import ADDED_KEYS, RETIRED_KEYS
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions import PARTITIONS
@@ -113,8 +113,8 @@ def test_the_meaning_of_dataset_names_every_known_dataset():
 def test_keys_that_are_named_elsewhere_are_keys():
     coefficients = {key for algorithm in ALGORITHMS.values() for key in algorithm.coefficients}
     options = {option.replace("_", "-") for scheme in PARTITIONS.values() for option in scheme.options}
-    assert coefficients | options | PAPER_PROTOCOL.keys() | set(RUNTIME_KEYS) <= set(KEYS)
+    assert coefficients | options | PAPER_FIXED_VALUES.keys() | set(RUNTIME_KEYS) <= set(KEYS)
 
 
 def test_the_protocol_of_the_paper_is_the_default():
-    assert {key: default_run_config()[key] for key in PAPER_PROTOCOL} == PAPER_PROTOCOL
+    assert {key: default_run_config()[key] for key in PAPER_FIXED_VALUES} == PAPER_FIXED_VALUES

@@ -10,7 +10,7 @@ from support import PROJECT
 from fedbabu.cli import main
 from fedbabu.errors import plus_minus
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.results import finished_runs
+from fedbabu.runs.results_folder import finished_runs
 from fedbabu.runs.settings import declared_algorithm
 
 PUBLISHED, AFTER_20_ROUNDS = PROJECT / "results" / "paper", PROJECT / "results" / "after-20-rounds"

@@ -19,7 +19,7 @@ from fedbabu.cli import main
 from fedbabu.reproduction.experiment import Experiment
 from fedbabu.reproduction.sweep import listing, newest_line, plan, share_done, summary
 from fedbabu.runs import time_estimates
-from fedbabu.runs.results import all_runs, finished_runs
+from fedbabu.runs.results_folder import all_runs, finished_runs
 
 TABLE13 = ("experiment=table13", "cells.s=2", "cells.f=0.1", "cells.tau=4")
 REDUCED = [*TABLE13, "dataset=digits", "run.num-clients=10", "run.evaluate-every=0", "total-epochs=80"]

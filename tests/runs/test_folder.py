@@ -16,7 +16,7 @@ from fedbabu.config import TEMPLATES, RunConfig, with_protocol
 from fedbabu.errors import ConfigError
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord
-from fedbabu.runs.results import finished_runs, newest_per_algorithm
+from fedbabu.runs.results_folder import finished_runs, newest_per_algorithm
 
 
 def rewrite_config(run: RunFolder, **keys) -> RunFolder:

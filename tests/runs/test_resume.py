@@ -23,7 +23,7 @@ from fedbabu.errors import RunError
 from fedbabu.federation.messages import Task
 from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.results import all_runs, finished_runs
+from fedbabu.runs.results_folder import all_runs, finished_runs
 from fedbabu.runs.resume import check_resumable, resumed_config, runtime_overrides
 from fedbabu.strategy import SharedPartFedAvg
 
@@ -103,15 +103,15 @@ def test_a_run_as_in_the_code_is_resumed_after_training_or_before_its_end(
     """Its best rounds are in the checkpoint, and so is a model of before the round that is still to be evaluated."""
     config, _ = start_of(algorithm, config | {"protocol": "code", "checkpoint-every": 1, "evaluate-every": 1}, tmp_path)
     expected = essence(run_server(config | {"results-dir": str(tmp_path / "undisturbed")})[0])
-    evaluate = SharedPartFedAvg.aggregate_evaluate
+    compare = SharedPartFedAvg._compare_with_best_rounds
 
-    def fail(strategy, server_round, replies):
+    def fail(strategy, server_round, evaluation):
         if server_round == failing_round:
             raise PowerFailure
-        return evaluate(strategy, server_round, replies)
+        compare(strategy, server_round, evaluation)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SharedPartFedAvg, "aggregate_evaluate", fail)
+        patch.setattr(SharedPartFedAvg, "_compare_with_best_rounds", fail)
         with pytest.raises(PowerFailure):
             run_server(config)
     (folder,) = Path(config["results-dir"]).iterdir()

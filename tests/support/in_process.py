@@ -14,7 +14,7 @@ from fedbabu.federation import delivery, discovery, late_nodes, pace, queries
 from fedbabu.federation.messages import Task
 from fedbabu.runs.checkpoints import Checkpoints
 from fedbabu.runs.folder import RunFolder
-from fedbabu.runs.results import finished_runs
+from fedbabu.runs.results_folder import finished_runs
 
 # What Flower's runtime sets in a ServerApp's process, and a Message asks for.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1

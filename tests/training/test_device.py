@@ -8,8 +8,9 @@ import pytest
 import torch
 from support.errors import config_error
 
+from fedbabu.federation.resources import clients_at_a_time, fitting_federation
 from fedbabu.training import device
-from fedbabu.training.device import clients_at_a_time, fitting_federation, training_device, why_no_gpu
+from fedbabu.training.device import training_device, why_no_gpu
 
 
 def test_the_device_is_the_gpu_if_there_is_one_and_float32_is_float32():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fedbabu.data.cache import cached
-from fedbabu.data.classes import shorten
+from fedbabu.data.classes import listed_classes
 from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.known import dataset_title
 from fedbabu.data.partitions import PARTITIONS, PartitionSpec
@@ -133,7 +133,7 @@ def untrained_test_images(dataset: ImageDataset) -> str:
     untrained = np.flatnonzero((counts["test"] > 0) & (counts["train"] == 0))
     if not len(untrained):
         return ""
-    names = shorten([dataset.class_names[label] for label in untrained])
+    names = listed_classes([dataset.class_names[label] for label in untrained])
     return f"{counted(counts['test'][untrained].sum(), 'test image')} of classes without training images ({names})"
 
 

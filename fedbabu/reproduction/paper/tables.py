@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbabu.algorithms import find_algorithm
-from fedbabu.config import PAPER_PROTOCOL
+from fedbabu.config import PAPER_FIXED_VALUES
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.settings import finetunes_epoch_by_epoch, setting_of, settings_agree
 
@@ -67,7 +67,7 @@ def cells_of_table(number: int) -> Iterator[PaperCell]:
         keys_of_row = {key: value for key, value in row.items() if not isinstance(value, dict)}
         for algorithm in (key for key in row if key not in keys_of_row):
             axes = keys_of_row | {"algorithm": algorithm}
-            config = PAPER_PROTOCOL | table["setting"] | axes
+            config = PAPER_FIXED_VALUES | table["setting"] | axes
             total_epochs = config.pop("total-epochs", TOTAL_EPOCHS)
             config = {"num-server-rounds": total_epochs // config.get("num-local-epochs", 1)} | config
             for metric, (mean, std) in row[algorithm].items():

@@ -3,14 +3,16 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from fedbabu.data.classes import ClassNames, shorten
+from fedbabu.data.classes import ClassNames, listed_classes
 from fedbabu.errors import ConfigError, counted
 from fedbabu.federation.class_names import unmatched
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.models import ImageShape
 
 
-def misfits(infos: Mapping[int, NodeInfo], class_names: ClassNames, all_are_here: bool) -> dict[int, ConfigError]:
+def incompatible_nodes(
+    infos: Mapping[int, NodeInfo], class_names: ClassNames, all_are_here: bool
+) -> dict[int, ConfigError]:
     """The nodes that cannot be used together with the others, with the reason; of two that differ, the later one.
 
     Args:
@@ -42,8 +44,10 @@ def unknown_classes(node: int, info: NodeInfo, class_names: ClassNames) -> Confi
     unknown = [name for name in info.class_names if name not in class_names]
     if not unknown and (info.local_data or info.class_names == class_names):
         return None
-    has = f"classes that the run does not know ({shorten(unknown)})" if unknown else "its classes in another order"
-    return ConfigError(f"SuperNode {node} has {has}; the run started with the classes {shorten(class_names)}.")
+    has = (
+        f"classes that the run does not know ({listed_classes(unknown)})" if unknown else "its classes in another order"
+    )
+    return ConfigError(f"SuperNode {node} has {has}; the run started with the classes {listed_classes(class_names)}.")
 
 
 def other_shape(node: int, image_shape: ImageShape, others: str, their_shape: ImageShape) -> ConfigError:
@@ -60,7 +64,7 @@ def _in_words(image_shape: ImageShape) -> str:
 
 
 def _of_other_owners(infos: Mapping[int, NodeInfo]) -> dict[int, ConfigError]:
-    """The nodes with local data that say to be a client that another node is, with other data: some would not be used.
+    """The nodes whose client id another node has too, with different data, of which some would not be used.
 
     A node that was restarted without authentication has the same data under another id.
     """
@@ -88,8 +92,8 @@ def _testing_untrained_classes(infos: Mapping[int, NodeInfo]) -> dict[int, Confi
     untrained = {node: [name for name in info.tested_classes if name not in trained] for node, info in infos.items()}
     return {
         node: ConfigError(
-            f"SuperNode {node} has test images of classes of which no client has training images: {shorten(names)}. "
-            "Remove them, or add training images."
+            f"SuperNode {node} has test images of classes of which no client has training images: "
+            f"{listed_classes(names)}. Remove them, or add training images."
         )
         for node, names in untrained.items()
         if names

@@ -8,7 +8,7 @@ from support.local_training import TRANSFORM, random_examples, small_model
 from fedbabu.config import TEMPLATES
 from fedbabu.data.transforms import Examples
 from fedbabu.training.evaluation import features
-from fedbabu.training.templates import class_templates, nearest_template, without_head_accuracies
+from fedbabu.training.without_head import class_templates, nearest_template, without_head_accuracies
 
 
 @pytest.fixture
