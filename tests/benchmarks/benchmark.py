@@ -46,7 +46,9 @@ def training_lines(bench: Bench) -> Iterator[Line]:
     """A default round beside the bare loop, the shares of its time, and the projected time of the whole default run."""
     config = RunConfig.from_flower(default_run_config() | {"dataset": bench.dataset})
     loops = {"bare loop, two processes": Loop(bench, config, "bare_loop.py")}
-    loops["the same, keeping its memory from step to step"] = Loop(bench, config, "bare_loop.py", "keep")
+    loops["bare loop that keeps its memory from step to step, two processes"] = Loop(
+        bench, config, "bare_loop.py", "keep"
+    )
 
     def bare_rounds() -> list[list[float]]:
         return [[loop.seconds() for loop in loops.values()] for _ in range(3)]
@@ -63,11 +65,19 @@ def training_lines(bench: Bench) -> Iterator[Line]:
         yield loop, f"{median(each):.1f} s a round, {images / median(each):.0f} img/s", ""
     for what, run, beside, allowed in (
         (f"training of a default round, {NODES} SuperNodes with one CPU each", two, before + between, "1.10"),
-        (f"the same, {NODES} SuperNodes with {FLOWERS_CPUS} CPUs each: no option", default, before + between, "1.10"),
-        ("the same, 100 SuperNodes with one CPU each", hundred, between + after, "1.20"),
+        (
+            f"training of a default round, {NODES} SuperNodes with {FLOWERS_CPUS} CPUs each: no option",
+            default,
+            before + between,
+            "1.10",
+        ),
+        ("training of a default round, 100 SuperNodes with one CPU each", hundred, between + after, "1.20"),
     ):
         ratios = [run.training / median(each) for each in zip(*beside, strict=True)]
-        measured = f"{run.training:.1f} s, **{ratios[0]:.2f} ×** the bare loop and **{ratios[1]:.2f} ×** the other"
+        measured = (
+            f"{run.training:.1f} s, **{ratios[0]:.2f} ×** the bare loop and **{ratios[1]:.2f} ×** that which keeps its "
+            "memory"
+        )
         yield what, measured, f"at most {allowed} ×"
 
     untrained = bench.app("untrained", clientapp="untrained:app")
