@@ -22,7 +22,11 @@ class Part(Flag):
     FULL = 3
 
     def names(self, state: Iterable[str]) -> list[str]:
-        """Names of the parameters in a state dict that belong to this part, in the order of the state dict."""
+        """Names of the tensors in a state dict that belong to this part, in the order of the state dict.
+
+        Raises:
+            KeyError: If a name begins with neither `body.` nor `head.`.
+        """
         return [name for name in state if Part[name.split(".", 1)[0].upper()] in self]
 
 
@@ -49,7 +53,7 @@ class Step:
     loss: Callable[[Batch], Tensor]  # the training loss of one batch, a scalar
     parameters: Sequence[nn.Parameter]  # those that this step updates
     global_parameters: Sequence[nn.Parameter]  # the same of the global model as received
-    velocities: Sequence[Tensor]  # of momentum, one for each parameter
+    velocities: Sequence[Tensor]  # v ← m · v + g of momentum, one for each parameter and of its shape
     learning_rates: Sequence[float]  # one for each parameter
     momentum: float
     weight_decay: float

@@ -19,6 +19,10 @@ def build_model(
     Images that are too small for the network are enlarged. A key of HEAD_INITS chooses the initialization of the head's
     last layer; all others have PyTorch's default, He uniform (Appendix B). The last head_blocks blocks belong to the
     head.
+
+    Raises:
+        KeyError: If there is no network of this name.
+        ValueError: If the body does not have more than head_blocks blocks.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

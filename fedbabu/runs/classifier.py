@@ -89,7 +89,11 @@ class Classifier:
         )  # fmt: skip
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The probability of each class, float32 [n, classes], for images, uint8 [n, height, width, channels]."""
+        """The probability of each class, float32 [n, classes], for images, uint8 [n, height, width, channels].
+
+        Raises:
+            ValueError: If the images have another type or shape than those that the network was trained on.
+        """
         channels, height, width = self.image_shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, channels):
             raise ValueError(
