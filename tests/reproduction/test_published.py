@@ -9,11 +9,13 @@ from support import PROJECT
 
 from fedbabu.cli import main
 from fedbabu.errors import plus_minus
+from fedbabu.reproduction.comparison import mean_and_error
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.results_folder import finished_runs
 from fedbabu.runs.settings import declared_algorithm
 
 PUBLISHED, AFTER_20_ROUNDS = PROJECT / "results" / "paper", PROJECT / "results" / "after-20-rounds"
+HYPOTHESES = PROJECT / "results" / "hypotheses"
 REPRODUCTION = (PROJECT / "docs" / "reproduction.md").read_text(encoding="utf-8")
 
 
@@ -91,6 +93,20 @@ def test_ditto_as_in_the_code_is_personal_for_the_clients_of_the_last_round_alon
     assert (len(last[True]), len(last[False])) == (10, 90)
     means = f"{np.mean(last[True]):.1f} %, and the other 90 at {np.mean(last[False]):.1f} %"
     assert means in " ".join(REPRODUCTION.split())
+
+
+def test_what_was_tried_to_explain_the_gap_is_what_its_runs_give():
+    usual, text = published("fedbabu", 2), " ".join(REPRODUCTION.split())
+    for run in finished_runs(HYPOTHESES):
+        assert run.config["seed"] == 2
+        means = {name: f"{cell['mean']:.2f}" for name, cell in run.summary["accuracy"].items()}
+        as_the_code = run.summary["accuracy-by-protocol"]["code"]["without-head"]["mean"]
+        ends = f"{means['initial']} initial, {means['without-head']} without head ({as_the_code:.2f} as the code) and "
+        assert f"{ends}{means['personalized']} personalized" in text
+        of_run, of_usual = run.accuracies(), usual.accuracies()
+        pairs = [mean_and_error([of_run[metric] - of_usual[metric]]) for metric in means]
+        *most, last = (f"{abs(mean):.1f} ± {error:.1f}" for mean, error in pairs)
+        assert f"{', '.join(most)} and {last} {'above' if pairs[0][0] > 0 else 'below'} its run with" in text
 
 
 @pytest.mark.parametrize(("algorithm", "seed"), [("fedbabu", 1), ("fedbabu", 2), ("fedavg", 2)])

@@ -137,8 +137,9 @@ def test_the_report_shows_the_papers_numbers_beside_ours(copied_run):
 
 
 def test_the_report_names_clients_that_are_missing_or_without_test_images(copied_run):
-    copied_run.summarize({6: "it failed"}, {})
-    copied_run.summary["accuracy"]["ood-initial"] = {"mean": 1.0, "std": 0.5, "num-clients": 4}
+    copied_run.summarize({"last": {6: "it failed"}}, {})
+    for means in (copied_run.summary["accuracy"], *copied_run.summary["accuracy-by-protocol"].values()):
+        means["ood-initial"] = {"mean": 1.0, "std": 0.5, "num-clients": 4}
     copied_run.summary["failed"] = 3
     report = final_report(copied_run)
     assert "over 6 of 7 clients, missing client 6 (it failed)" in report
