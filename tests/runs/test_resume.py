@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,17 @@ def recorded(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
 
 
-@pytest.mark.parametrize("algorithm", ["fedbabu", *WITH_CLIENT_STATES, "local-only"])
-@pytest.mark.parametrize("last_round", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("algorithm", "last_round"),
+    [
+        *product(["fedbabu", *WITH_CLIENT_STATES, "local-only"], [5]),
+        *product(["fedper"], [1, 2]),
+        *(
+            pytest.param(algorithm, last_round, marks=pytest.mark.slow)
+            for algorithm, last_round in product(["fedbabu", "ditto", "local-only"], [1, 2])
+        ),
+    ],
+)
 def test_a_resumed_run_ends_as_an_undisturbed_one(config, undisturbed, monkeypatch, algorithm, last_round):
     config |= {"algorithm": algorithm}
     folder = stopped_run(config, monkeypatch, last_round)
