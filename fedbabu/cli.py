@@ -67,7 +67,7 @@ def sweep(
 @app.command()
 def experiments() -> None:
     """List all experiments and how long they would take here."""
-    from fedbabu.heartbeat import format_duration
+    from fedbabu.formatting import format_duration
     from fedbabu.reproduction.composition import experiment_names
     from fedbabu.reproduction.experiment import Experiment
     from fedbabu.reproduction.sweep import plan

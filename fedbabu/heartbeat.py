@@ -1,7 +1,6 @@
-"""Signs of life while something takes long, and durations in words."""
+"""Signs of life while something takes long."""
 
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from time import monotonic
 
@@ -30,12 +29,3 @@ class Heartbeat:
         """Print a line that says how far something is, unless another was printed not long ago."""
         if monotonic() - self._last >= SILENT_SECONDS:
             self.print(line)
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in words: "80 s", "41 min", "3:20 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{timedelta(seconds=round(seconds))}"[:-3] + " h"

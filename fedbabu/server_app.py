@@ -14,9 +14,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedbabu.algorithms import TrainedOn
 from fedbabu.config import GivenKeys, RunConfig, check_keys_are_read
-from fedbabu.errors import ConfigError, NotResumableError, RunError, counted
+from fedbabu.errors import ConfigError, NotResumableError, RunError
 from fedbabu.federation.clients import Federation
 from fedbabu.federation.discovery import discover
+from fedbabu.formatting import counted
 from fedbabu.reproduction.paper import accuracy_by_finetune_epoch, find_cells
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
 from fedbabu.runs.files import check_writable, marked, remove_unfinished_files

@@ -1,6 +1,6 @@
 """How failures of clients are listed for the user."""
 
-from fedbabu.errors import format_failures
+from fedbabu.formatting import format_failures
 
 
 def test_clients_that_failed_for_the_same_reason_are_listed_together():

@@ -3,7 +3,8 @@
 import pytest
 
 from fedbabu import heartbeat
-from fedbabu.heartbeat import Heartbeat, format_duration
+from fedbabu.formatting import format_duration
+from fedbabu.heartbeat import Heartbeat
 
 
 @pytest.mark.parametrize(

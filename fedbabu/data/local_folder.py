@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from fedbabu.data.metadata import METADATA_NAMES, read_metadata
 from fedbabu.data.parquet_folder import load_parquet_files
 from fedbabu.data.split_names import split_of
-from fedbabu.errors import ConfigError, counted, listed
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import counted, listed
 
 if TYPE_CHECKING:
     import datasets

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedbabu.errors import ConfigError, listed
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import listed
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # without leading zeros: 007 is a text

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedbabu.data.split_names import split_of
-from fedbabu.errors import ConfigError, listed
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import listed
 
 if TYPE_CHECKING:
     import datasets

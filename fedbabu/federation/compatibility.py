@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from fedbabu.data.classes import ClassNames, listed_classes
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
 from fedbabu.federation.class_names import unmatched
 from fedbabu.federation.messages import NodeInfo
+from fedbabu.formatting import image_in_words
 from fedbabu.models import ImageShape
 
 
@@ -52,15 +53,11 @@ def unknown_classes(node: int, info: NodeInfo, class_names: ClassNames) -> Confi
 
 def other_shape(node: int, image_shape: ImageShape, others: str, their_shape: ImageShape) -> ConfigError:
     """The error of a node whose images have another size or number of channels than those of others."""
+    theirs, its = image_in_words(their_shape), image_in_words(image_shape)
     return ConfigError(
-        f"{others} has images of {_in_words(their_shape)}, and SuperNode {node} has images of {_in_words(image_shape)}"
-        ": they must have one size, and all be in colour or in grayscale."
+        f"{others} has images of {theirs}, and SuperNode {node} has images of {its}: they must have one size, and all "
+        "be in colour or in grayscale."
     )
-
-
-def _in_words(image_shape: ImageShape) -> str:
-    channels, height, width = image_shape
-    return f"{height}×{width} pixels with {counted(channels, 'channel')}"
 
 
 def _of_other_owners(infos: Mapping[int, NodeInfo]) -> dict[int, ConfigError]:

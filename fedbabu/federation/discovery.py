@@ -7,12 +7,13 @@ from flwr.serverapp import Grid
 
 from fedbabu.config import RunConfig
 from fedbabu.data.classes import ClassNames
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
 from fedbabu.federation.class_names import agree_on_class_names, renumbered
 from fedbabu.federation.clients import ClientInfo, Federation
 from fedbabu.federation.compatibility import incompatible_nodes
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.queries import ask_nodes
+from fedbabu.formatting import counted
 from fedbabu.heartbeat import Heartbeat
 
 NODE_WAIT_SECONDS = 60.0  # without a new node, before a run starts without some clients, or stops for lack of them

@@ -22,12 +22,13 @@ from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions import PARTITIONS, usable_owners
 from fedbabu.data.partitions.partition import Partition, open_simulated_data, untrained_test_images, whole_dataset
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
 from fedbabu.federation.client_pool import num_cpus
 from fedbabu.federation.clients import ClientInfo
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.ray_workers import cpus_of_machines, is_ray_worker
 from fedbabu.federation.resources import clients_at_a_time
+from fedbabu.formatting import counted
 from fedbabu.models import ImageShape, SplitNetwork, build_model
 from fedbabu.training.aggregation import State
 from fedbabu.training.client import Client

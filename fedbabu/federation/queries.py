@@ -9,10 +9,11 @@ from flwr.serverapp import Grid
 
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions.partition import too_small_client
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
 from fedbabu.federation.delivery import pull_seconds
 from fedbabu.federation.messages import NodeInfo
 from fedbabu.federation.reply_checks import ReplyError
+from fedbabu.formatting import counted
 from fedbabu.heartbeat import Heartbeat
 
 MARKER = "marker"  # the record of a query with the path of a file in the results-dir

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedbabu.config import PROTOCOLS, Measurement, under_protocol, with_protocol
-from fedbabu.errors import counted, plus_minus
+from fedbabu.formatting import counted, plus_minus
 from fedbabu.reproduction.experiment import Cell, Experiment, format_setting
 from fedbabu.reproduction.paper.tables import is_dataset_of
 from fedbabu.runs.folder import RunFolder

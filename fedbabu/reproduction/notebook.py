@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fedbabu.errors import ConfigError, plus_minus
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import plus_minus
 from fedbabu.plots.style import algorithm_label, setting_title
 from fedbabu.reproduction.figures import figures
 from fedbabu.runs.folder import RunFolder

@@ -14,7 +14,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import counted
 from fedbabu.plots.style import save_figure
 from fedbabu.reproduction.comparison import (
     MIN_SEEDS,

@@ -6,7 +6,8 @@ from math import nan
 
 import numpy as np
 
-from fedbabu.errors import ConfigError, counted, plus_minus
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import counted, plus_minus
 from fedbabu.plots.style import algorithm_label, distinguishing_parts
 from fedbabu.reproduction.comparison import (
     MISSING_NOTE,

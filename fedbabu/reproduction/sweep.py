@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedbabu.config import RUNTIME_KEYS, RunConfig
-from fedbabu.errors import counted, plus_minus
 from fedbabu.federation.resources import clients_at_a_time, fitting_federation, num_cpus_of_machine
-from fedbabu.heartbeat import Heartbeat, format_duration
+from fedbabu.formatting import counted, format_duration, plus_minus
+from fedbabu.heartbeat import Heartbeat
 from fedbabu.reproduction.app_folder import app_folder
 from fedbabu.reproduction.experiment import Cell, Experiment, dataset_name
 from fedbabu.reproduction.local_superlink import local_superlink, start, stop

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from fedbabu.config import RunConfig
-from fedbabu.errors import DivergedError, NotResumableError, RunError, counted, format_failures
+from fedbabu.errors import DivergedError, NotResumableError, RunError
 from fedbabu.federation.messages import NOT_FINITE
 from fedbabu.federation.reply_checks import MAX_REASON_LENGTH
+from fedbabu.formatting import counted, format_failures
 from fedbabu.runs.records import RoundRecord
 
 

@@ -34,8 +34,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fedbabu.config import PROTOCOLS, Measurement, RunConfig, with_added_keys
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import Federation
+from fedbabu.formatting import clients_in_words
 from fedbabu.models import SplitNetwork, build_model
 from fedbabu.runs.accuracies import client_accuracies, means
 from fedbabu.runs.checkpoints import Checkpoint, Checkpoints
@@ -366,11 +367,6 @@ def _with_clients(recorded: Mapping[str, Any], federation: Federation) -> dict[s
         changed["clients-checksum"] = federation.checksum
         changed["clients-hold-equally-many"] = len(set(num_train)) == 1
     return {**recorded, **changed}
-
-
-def clients_in_words(number: int, total: int) -> str:
-    """A number of clients, and the total if these are not all: "97 of 100 clients"."""
-    return counted(number, "client") if number == total else f"{number} of {counted(total, 'client')}"
 
 
 def software_versions() -> dict[str, str]:

@@ -8,7 +8,8 @@ from fedbabu.data.dataset import ImageDataset, open_dataset
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.partitions.partition import too_small_client, whole_dataset
 from fedbabu.data.source import DataSpec
-from fedbabu.errors import ConfigError, RunError, listed
+from fedbabu.errors import ConfigError, RunError
+from fedbabu.formatting import image_in_words, listed
 from fedbabu.runs.classifier import Classifier
 from fedbabu.runs.folder import RunFolder
 from fedbabu.training.client import Client
@@ -78,8 +79,8 @@ def _as_the_run_saw_it(dataset: ImageDataset, run: RunFolder) -> ImageDataset:
     image_shape, class_names = tuple(run.dataset["image-shape"]), tuple(run.recorded.get("class-names", ()))
     if dataset.image_shape != image_shape:
         raise ConfigError(
-            f"The images of '{dataset.name}' are {_in_words(dataset.image_shape)}: they must be "
-            f"{_in_words(image_shape)}, as in the run."
+            f"The images of '{dataset.name}' are {image_in_words(dataset.image_shape)}: they must be "
+            f"{image_in_words(image_shape)}, as in the run."
         )
     if unknown := [name for name in dataset.class_names if name not in class_names]:
         raise ConfigError(
@@ -91,8 +92,3 @@ def _as_the_run_saw_it(dataset: ImageDataset, run: RunFolder) -> ImageDataset:
         mean, std = tuple(normalization["mean"]), tuple(normalization["std"])
         dataset = replace(dataset, transform=replace(dataset.transform, mean=mean, std=std))
     return dataset.with_class_names(class_names)
-
-
-def _in_words(image_shape: tuple[int, ...]) -> str:
-    channels, height, width = image_shape
-    return f"{height}×{width} pixels {'in grayscale' if channels == 1 else 'in colour'}"

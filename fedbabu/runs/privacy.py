@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedbabu.config import RunConfig
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import counted
 from fedbabu.training.privacy import epsilon
 
 RELEASES = "releases.jsonl"  # in the run folder: a line with the clients of every training task that was sent

@@ -9,12 +9,12 @@ from rich.table import Table
 from fedbabu.algorithms import AS_IN_THE_CODE
 from fedbabu.config import RunConfig
 from fedbabu.data.partitions import PARTITIONS
-from fedbabu.errors import counted, format_failures, plus_minus
 from fedbabu.federation.clients import Federation
-from fedbabu.heartbeat import Heartbeat, format_duration
+from fedbabu.formatting import clients_in_words, counted, format_duration, format_failures, plus_minus
+from fedbabu.heartbeat import Heartbeat
 from fedbabu.models import SplitNetwork
 from fedbabu.runs.checkpoints import Checkpoint
-from fedbabu.runs.folder import RunFolder, clients_in_words
+from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.privacy import privacy_in_words
 from fedbabu.runs.records import METRIC_TITLES, RoundRecord
 from fedbabu.runs.time_estimates import Cost

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedbabu.config import RUNTIME_KEYS, GivenKeys, RunConfig, default_run_config, toml_value, with_protocol
-from fedbabu.errors import ConfigError, listed
+from fedbabu.errors import ConfigError
 from fedbabu.federation.clients import Federation
+from fedbabu.formatting import listed
 from fedbabu.runs.folder import RunFolder, software_versions
 
 

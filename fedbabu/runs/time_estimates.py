@@ -16,7 +16,7 @@ from fedbabu.config import RunConfig
 from fedbabu.config.protocols import BATCHES, IMAGES
 from fedbabu.data.known import KNOWN_DATASETS
 from fedbabu.data.transforms import BatchTransform, Examples
-from fedbabu.heartbeat import format_duration
+from fedbabu.formatting import format_duration
 from fedbabu.models import ImageShape, build_model
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.records import RoundRecord

@@ -98,7 +98,7 @@ def test_images_of_different_shapes_are_refused(tiny_config, tmp_path):
         described = json.loads(str(content["content"]["json"])) | {"image_shape": [3, 20, 16]}
         content["content"] = ConfigRecord({"json": json.dumps(described)})
 
-    with config_error("SuperNode 100 has images of 16×16", "SuperNode 101 has images of 20×16 pixels with 3 channels"):
+    with config_error("SuperNode 100 has images of 16×16", "SuperNode 101 has images of 20×16 pixels in colour"):
         run_server(
             tiny_config | LOCAL_DATA,
             node_configs=nodes_with_local_data(tmp_path),

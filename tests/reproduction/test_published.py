@@ -8,7 +8,7 @@ import pytest
 from support import PROJECT
 
 from fedbabu.cli import main
-from fedbabu.errors import plus_minus
+from fedbabu.formatting import plus_minus
 from fedbabu.reproduction.comparison import mean_and_error
 from fedbabu.runs.folder import RunFolder
 from fedbabu.runs.results_folder import finished_runs

@@ -15,7 +15,8 @@ from fedbabu.data.known import dataset_title
 from fedbabu.data.partitions import PARTITIONS, PartitionSpec
 from fedbabu.data.partitions.rounding import round_table
 from fedbabu.data.source import SPLITS, DataSpec, IntArray
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import counted
 from fedbabu.seeding import Purpose, numpy_generator
 
 MIN_TRAIN_IMAGES = 2  # of a client

@@ -10,7 +10,8 @@ import numpy as np
 from fedbabu.data.dataset import ImageDataset
 from fedbabu.data.partitions.label_shards import label_shards
 from fedbabu.data.source import SPLITS, IntArray
-from fedbabu.errors import ConfigError, counted
+from fedbabu.errors import ConfigError
+from fedbabu.formatting import counted
 from fedbabu.seeding import Purpose, numpy_generator
 
 MIN_DIRICHLET_IMAGES = 10  # of a client; flwr-datasets draws up to ten times until every client has so many
