@@ -1,6 +1,7 @@
 """The streams of random numbers of a run, seeded by purpose, so that results do not depend on the order of processes.
 
-Only partition schemes and the division of a dataset into training and test images draw from the seed alone.
+Only partition schemes and the initialization of the network draw from the seed alone, and the division of a dataset
+into training and test images from none.
 """
 
 from enum import IntEnum

@@ -46,10 +46,16 @@ PARTS = {"": None, "body": Part.BODY, "head": Part.HEAD, "full": Part.FULL}
 def with_added_keys(run_config: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded run config with the keys that this version has and that with which it was recorded had not.
 
-    Those of algorithms and partition schemes that were added since have their defaults, which the run did not read.
+    Those of other algorithms and partition schemes, which the run did not read, have their defaults.
     """
-    defaults = default_run_config()
-    return {**{key: defaults[key] for key in SPECIAL_KEYS}, **ADDED_KEYS, **run_config}
+    defaults, scheme = default_run_config(), run_config.get("partition")
+    added = dict(ADDED_KEYS)
+    if run_config.get("algorithm") in ALGORITHMS and scheme in PARTITIONS:
+        algorithm = find_algorithm(str(run_config["algorithm"]), str(run_config.get("protocol")))
+        unread = SPECIAL_KEYS - special_keys_read(algorithm, str(scheme))
+        added = {key: defaults[key] for key in unread} | added
+    values = {**added, **run_config}
+    return {key: values[key] for key in (*defaults, *values) if key in values}
 
 
 class GivenKeys(RunConfigKeys):

@@ -35,6 +35,8 @@ def read_metadata(folder: Path, file: Path, images: Iterable[Path]) -> tuple[lis
         columns = _read_columns(file)
     except Exception as error:  # of several libraries
         raise ConfigError(f"{where}, which cannot be read: {' '.join(str(error).split())}.") from error
+    if not any(columns.values()):
+        raise ConfigError(f"{where}, which lists no images.")
     if "file_name" not in columns:
         raise ConfigError(f"{where} without a column file_name; its columns are {', '.join(columns)}.")
     if len(columns) == 1:
@@ -67,14 +69,13 @@ def _read_columns(file: Path) -> dict[str, list[object]]:
         return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     with file.open(encoding="utf-8-sig", newline="") as lines:
         header, *rows = [row for row in csv.reader(lines) if row] or [[]]
-    if not rows:
-        raise ValueError("it lists no images")
     if repeated := [name for name, number in Counter(header).items() if number > 1]:
         raise ValueError(f"there are several columns {repeated[0]}")
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise ValueError(f"row {number} has {len(row)} values, and there are {len(header)} columns")
-    return {name: _with_integers(list(values)) for name, values in zip(header, zip(*rows, strict=True), strict=True)}
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    return {name: _with_integers(list(values)) for name, values in zip(header, columns, strict=True)}
 
 
 def _with_integers(texts: list[str]) -> list[object]:

@@ -64,11 +64,11 @@ class LateNodes:
     def _add(self, node: int, info: NodeInfo) -> None:
         """Use a node for those of its clients whose data fit."""
         federation = self.federation
-        misfit = unknown_classes(node, info, federation.class_names)
+        problem = unknown_classes(node, info, federation.class_names)
         if info.image_shape != federation.image_shape:
-            misfit = other_shape(node, info.image_shape, "The run", federation.image_shape)
-        if misfit:
-            print(f"SuperNode {node} is not used: {misfit}", flush=True)
+            problem = other_shape(node, info.image_shape, "The run", federation.image_shape)
+        if problem:
+            print(f"SuperNode {node} is not used: {problem}", flush=True)
             return
         for client, offered in info.clients.items():
             client_info = renumbered(offered, info.class_names, federation.class_names)

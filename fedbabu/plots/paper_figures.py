@@ -75,7 +75,9 @@ def class_accuracy(runs: Sequence[RunFolder]) -> Figure:
     figure, all_axes = style.panels(runs, len(titles))
     for axes, (kind, title) in zip(all_axes, titles.items(), strict=True):
         for index, (run, label, look) in enumerate(zip(runs, style.labels(runs), style.looks_of(runs), strict=True)):
-            curves = [np.array(getattr(record, kind), dtype=float) for record in run.rounds]  # None becomes NaN
+            # A round in which no client trained has none; None, without images of other classes, becomes NaN.
+            recorded = [curve for record in run.rounds if (curve := getattr(record, kind))]
+            curves = [np.array(curve, dtype=float) for curve in recorded]
             # A round has a value before and after each of its epochs, so it ends one epoch before it has values.
             starts = np.cumsum([0, *(len(curve) - 1 for curve in curves[:-1])])
             epochs = [start + np.arange(len(curve)) for start, curve in zip(starts, curves, strict=True)]

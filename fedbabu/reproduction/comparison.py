@@ -1,6 +1,6 @@
 """The numbers of our runs for the cells of an experiment beside those that the paper prints, and which are highest."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import isnan, nan, sqrt
@@ -52,6 +52,11 @@ class OurNumber:
     def spread(self) -> float:
         """The standard deviation of the mean over seeds; NaN for fewer than two seeds."""
         return float(np.std(self.means, ddof=1)) if len(self.accuracies) > 1 else nan
+
+    def of_seeds(self, seeds: Collection[int]) -> "OurNumber":
+        """The same number, of the runs with these seeds alone."""
+        accuracies = {run: values for run, values in self.accuracies.items() if run.config["seed"] in seeds}
+        return OurNumber(accuracies, self.measurement)
 
     @property
     def lacks_clients(self) -> bool:
@@ -210,7 +215,8 @@ class PairedDifference:
         common = {key: value for key, value in self.first.axes.items() if key not in keys}
         seeds = f"{len(self.by_seed)} seeds" if len(self.by_seed) > 1 else "one seed, error over clients"
         column = "" if self.column == OWN else f", as the {self.column}"
-        star = star_if_incomplete(self.first.ours[self.column], self.second.ours[self.column])
+        numbers = (cell.ours[self.column].of_seeds(self.by_seed) for cell in (self.first, self.second))
+        star = star_if_incomplete(*numbers)
         return (
             f"  {format_setting(common)}{column}: {one} - {other} = {self.mean:+.2f} ± {self.standard_error:.2f}{star} "
             f"({seeds})"

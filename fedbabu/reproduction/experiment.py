@@ -134,8 +134,9 @@ def _usable_run(path: Path, finished: bool) -> RunFolder | None:
     try:
         RunConfig.from_recorded(run.config)
         if finished:
-            _ = run.accuracies(), run.rounds, run.summary["missing"], run.protocols
-            _ = [client["num-test-examples"] for client in run.clients]
+            for each in (run.measurement, *run.protocols.values()):
+                _ = run.accuracies_by_client(each), run.missing_clients(each)
+            _ = run.rounds, [client["num-test-examples"] for client in run.clients]
         else:
             check_resumable(str(path))
             Checkpoints(path).usable()

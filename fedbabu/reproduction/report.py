@@ -103,8 +103,8 @@ def _dataset_sizes(experiment: Experiment) -> pd.DataFrame:
     """Table 8, with the numbers of the newest complete run on each dataset."""
     ours: dict[str, dict[str, int]] = {}
     for run in experiment.usable_runs():
-        if run.finished and not run.summary["missing"]:
-            num_test = sum(client["num-test-examples"] for client in run.clients)
+        if run.finished and not run.missing_clients():
+            num_test = sum(client["num-test-examples"] for client in run.result_clients)
             train, classes = run.dataset["num-train-examples"], run.dataset["num-classes"]
             ours[run.dataset["name"]] = {"train": train, "test": num_test, "classes": classes}
     rows = []

@@ -82,11 +82,15 @@ def paired_sentences(groups: Sequence[Group]) -> list[str]:
         found = len(sentences)
         for metric, title in METRIC_TITLES.items():
             ours, firsts = group.number(metric), first.number(metric)
-            if differences := list(differences_by_seed(ours, firsts).values()):
+            if by_seed := differences_by_seed(ours, firsts):
+                differences = list(by_seed.values())
                 mean, error = mean_and_error(differences)
                 one_seed = f"{counted(int(np.isfinite(differences[0]).sum()), 'client')} of one seed"
                 over = counted(len(differences), "seed") if len(differences) > 1 else one_seed
-                names, star = f"{title}: {group.label} - {first.label}", star_if_incomplete(ours, firsts)
+                names, star = (
+                    f"{title}: {group.label} - {first.label}",
+                    star_if_incomplete(ours.of_seeds(by_seed), firsts.of_seeds(by_seed)),
+                )
                 sentences.append(f"{names} = {mean:+.2f} ± {error:.2f}{star} (standard error over {over})")
         if len(sentences) == found:
             sentences.append(f"{group.label} and {first.label} have no seed with the same clients in common.")

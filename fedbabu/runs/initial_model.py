@@ -29,7 +29,8 @@ def open_initial_model(config: RunConfig, federation: Federation, checkpoint: St
         raise ConfigError(f"head-blocks = {config.head_blocks} does not fit {config.model_name}: {error}") from error
     if config.trained_blocks > len(model.blocks):
         raise ConfigError(f"trained-blocks = {config.trained_blocks} must be from 0, for all, to {len(model.blocks)}.")
-    if config.dp_noise_multiplier and any(name.endswith("running_var") for name in model.state_dict()):
+    shared = config.algorithm_spec.shares.names(model.state_dict())
+    if config.dp_noise_multiplier and any(name.endswith("running_var") for name in shared):
         raise ConfigError(
             f"dp-noise-multiplier = {config.dp_noise_multiplier} would add noise to the running variances of "
             f"{config.model_name}, which could become negative: give a network whose BatchNorm has no running "

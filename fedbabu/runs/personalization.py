@@ -36,7 +36,8 @@ def personalize(
         The accuracies on the test images before fine-tuning and after each epoch, and the fine-tuned model.
 
     Raises:
-        RunError: If the run is not finished, has no global model, or fine-tunes nothing and no part was given.
+        RunError: If the run is not finished, has no global model, or fine-tunes nothing and no part or no number of
+            epochs was given.
         ConfigError: If the data do not fit the run.
     """
     if not run.finished:

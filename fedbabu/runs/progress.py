@@ -148,9 +148,9 @@ def final_report(run: RunFolder) -> str:
         if ours["num-clients"] != num_clients:  # some clients have no such test images
             cells[0] += f" ({clients_in_words(ours['num-clients'], num_clients)})"
         for means in columns.values():
-            shown = means[metric]
-            difference = f" ({shown['mean'] - theirs['mean']:+.2f})" if theirs else ""
-            cells.append(f"{plus_minus(shown['mean'], shown['std'])}{difference}")
+            shown = means.get(metric)
+            difference = f" ({shown['mean'] - theirs['mean']:+.2f})" if shown and theirs else ""
+            cells.append(f"{plus_minus(shown['mean'], shown['std'])}{difference}" if shown else "")
         if theirs:
             cells.append(f"{plus_minus(theirs['mean'], theirs['std'])} (Table {theirs['table']})")
         table.add_row(*cells)
@@ -158,6 +158,9 @@ def final_report(run: RunFolder) -> str:
     Console(file=text, width=100, force_jupyter=False, force_terminal=False).print(table)
     missing = run.missing_clients()
     notes = f", missing {format_failures(missing)}" if missing else ""
+    for name, measurement in run.protocols.items():
+        if (others := run.missing_clients(measurement)) != missing:
+            notes += f"\nAs the {name}, missing {format_failures(others) or 'none'}"
     if failed := summary["failed"]:
         notes += f"\n{failed} times, a client was left out of a round; rounds.jsonl says which, and why"
     return (

@@ -30,7 +30,7 @@ def test_lg_fedavg_has_a_quarter_of_the_rounds_and_starts_at_a_hundredth_of_the_
 
 
 @pytest.mark.parametrize(("num_clients", "rounds"), [(100, 10), (3, 3)])
-def test_local_only_visits_every_client_once_for_all_training_rounds(num_clients, rounds):
+def test_with_local_only_every_client_trains_all_rounds_in_one_server_round(num_clients, rounds):
     schedule = ALGORITHMS["local-only"].schedule
     assert schedule.num_rounds(4, num_clients) == rounds
     assert schedule.training_rounds(2, 4) == [1, 2, 3, 4]

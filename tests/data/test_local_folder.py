@@ -387,12 +387,12 @@ def test_metadata_that_do_not_fit_are_refused(tmp_path, rows, named):
         open_dataset(DataSpec(str(tmp_path)))
 
 
-@pytest.mark.parametrize("content", ["", "\n", "file_name,kind\n"])
-def test_metadata_that_list_no_images_are_refused(tmp_path, content):
+@pytest.mark.parametrize(("name", "content"), [("csv", ""), ("csv", "\n"), ("csv", "file_name,kind\n"), ("jsonl", "")])
+def test_metadata_that_list_no_images_are_refused(tmp_path, name, content):
     write_images(tmp_path, {"train": 4, "test": 4})
     for split in SPLITS:
-        (tmp_path / split / "metadata.csv").write_text(content)
-    with config_error("metadata.csv", "it lists no images"):
+        (tmp_path / split / f"metadata.{name}").write_text(content)
+    with config_error(f"metadata.{name}", "lists no images"):
         open_dataset(DataSpec(str(tmp_path)))
 
 

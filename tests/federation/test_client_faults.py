@@ -3,10 +3,12 @@
 import pytest
 import torch
 from support.faults import fail_clients, make_clients_diverge, num_train_examples, slow_down_clients
+from support.figures import lines
 from support.in_process import essence, run_server
 
 from fedbabu.federation.messages import Task
 from fedbabu.plots.accuracy import accuracy_over_clients, accuracy_over_finetune_epochs, accuracy_over_rounds
+from fedbabu.plots.paper_figures import class_accuracy
 from fedbabu.runs.progress import final_report
 
 ALL_CLIENTS = {"fraction-train": 1.0, "num-server-rounds": 1}
@@ -113,10 +115,12 @@ def test_with_local_only_a_client_that_did_not_train_is_not_evaluated(tiny_confi
     assert run.summary["num-clients"] == 7
 
 
-def test_with_local_only_a_visit_in_which_no_client_trains_leaves_no_class_accuracy(tiny_config, monkeypatch):
+def test_with_local_only_a_round_in_which_no_client_trains_has_no_class_accuracy(tiny_config, monkeypatch):
     fail_clients(monkeypatch, {2}, RuntimeError("broken"), work=["train_client"])
     run, _ = run_server(tiny_config | {"algorithm": "local-only", "record": "class-accuracy"})
     assert [bool(record.in_class) for record in run.rounds] == [record.clients != [2] for record in run.rounds]
+    (points, *_) = lines(class_accuracy([run])).values()
+    assert len(points) == sum(len(record.in_class) for record in run.rounds if record.in_class)
 
 
 def test_with_local_only_a_client_has_its_time_for_each_round_that_it_trains(tiny_config, monkeypatch):

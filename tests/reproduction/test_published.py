@@ -101,7 +101,9 @@ def test_ditto_as_in_the_code_is_personal_for_the_clients_of_the_last_round_alon
 
 def test_what_was_tried_to_explain_the_gap_is_what_its_runs_give():
     usual, text = published("fedbabu", 2), " ".join(REPRODUCTION.split())
-    for run in finished_runs(HYPOTHESES):
+    runs = finished_runs(HYPOTHESES)
+    assert len(runs) == 2
+    for run in runs:
         assert run.config["seed"] == 2
         means = {name: f"{cell['mean']:.2f}" for name, cell in run.summary["accuracy"].items()}
         as_the_code = run.summary["accuracy-by-protocol"]["code"]["without-head"]["mean"]
@@ -109,6 +111,7 @@ def test_what_was_tried_to_explain_the_gap_is_what_its_runs_give():
         assert f"{ends}{means['personalized']} personalized" in text
         of_run, of_usual = run.accuracies(), usual.accuracies()
         pairs = [mean_and_error([of_run[metric] - of_usual[metric]]) for metric in means]
+        assert len({mean > 0 for mean, _ in pairs}) == 1
         *most, last = (f"{abs(mean):.1f} ± {error:.1f}" for mean, error in pairs)
         assert f"{', '.join(most)} and {last} {'above' if pairs[0][0] > 0 else 'below'} its run with" in text
 

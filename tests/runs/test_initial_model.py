@@ -56,7 +56,7 @@ def test_lg_fedavg_starts_from_a_run_that_was_trained_like_it(run_config, fedavg
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("trained-blocks", 2), ("server-data-fraction", 0.1), ("horizontal-flip", "no")]
+    ("key", "value"), [("trained-blocks", 2), ("server-data-fraction", 0.1), ("weight-decay", 0.1)]
 )
 def test_lg_fedavg_does_not_start_from_a_run_that_was_trained_in_another_way(fedavg, key, value):
     config = fedavg.config | {"algorithm": "lg-fedavg", "initial-model": str(fedavg.path)}
