@@ -134,7 +134,7 @@ def _usable_run(path: Path, finished: bool) -> RunFolder | None:
     try:
         RunConfig.from_recorded(run.config)
         if finished:
-            for each in (run.measurement, *run.protocols.values()):
+            for each in {run.measurement, *run.protocols.values()}:
                 _ = run.accuracies_by_client(each), run.missing_clients(each)
             _ = run.rounds, [client["num-test-examples"] for client in run.clients]
         else:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import nan
 
 import numpy as np
+import numpy.typing as npt
 
 from fedbabu.errors import ConfigError
 from fedbabu.formatting import counted, plus_minus
@@ -27,11 +29,14 @@ class Group:
     label: str
     runs: Mapping[int, RunFolder]
 
-    def number(self, metric: str, seed: int | None = None) -> OurNumber:
-        """An accuracy of all runs that have it, or of the run with a seed."""
-        runs = self.runs.values() if seed is None else [self.runs[seed]]
-        accuracies = {run: run.accuracies_by_client().get(metric) for run in runs}
-        return OurNumber({run: values for run, values in accuracies.items() if values is not None})
+    @cached_property
+    def _accuracies(self) -> dict[RunFolder, dict[str, npt.NDArray[np.float64]]]:
+        """The accuracies of each run, float64 [clients], by metric."""
+        return {run: run.accuracies_by_client() for run in self.runs.values()}
+
+    def number(self, metric: str) -> OurNumber:
+        """An accuracy of all runs that have it."""
+        return OurNumber({run: of_run[metric] for run, of_run in self._accuracies.items() if metric in of_run})
 
 
 def groups_of(runs: Sequence[RunFolder]) -> list[Group]:
@@ -60,7 +65,12 @@ def comparison_table(groups: Sequence[Group]) -> list[list[str]]:
     rows = [["", *(METRIC_TITLES[metric] for metric in metrics)]]
     for group in groups:
         for seed in group.runs:
-            rows.append([f"{group.label}, seed {seed}", *(group.number(metric, seed).text(nan) for metric in metrics)])
+            rows.append(
+                [
+                    f"{group.label}, seed {seed}",
+                    *(group.number(metric).of_seeds([seed]).text(nan) for metric in metrics),
+                ]
+            )
         if len(group.runs) > 1:
             over_seeds = [group.number(metric).text(nan) for metric in metrics]
             rows.append([f"{group.label}, {len(group.runs)} seeds", *over_seeds])

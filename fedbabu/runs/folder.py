@@ -122,7 +122,7 @@ class RunFolder:
         """The content of config.json."""
         return self._read_json("config.json")
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The run configuration under Flower's key names, as it was recorded."""
         return with_added_keys(self.recorded["run-config"])
@@ -271,11 +271,11 @@ class RunFolder:
         Those of two runs with the same clients can be subtracted.
         """
         measurement = measurement or self.measurement
-        clients = [client["client"] for client in self.clients_with(measurement.evaluated_round)]
-        by_client = {}
-        for metric, values in self.accuracies(measurement, finetune_epochs).items():
+        clients, by_client = self.clients_with(measurement.evaluated_round), {}
+        accuracies = client_accuracies(clients, declared_algorithm(self.config), measurement, finetune_epochs)
+        for metric, values in accuracies.items():
             by_client[metric] = np.full(self.config["num-clients"], np.nan)
-            by_client[metric][clients] = values
+            by_client[metric][[client["client"] for client in clients]] = values
         return by_client
 
     def missing_clients(self, measurement: Measurement | None = None) -> dict[int, str]:

@@ -26,11 +26,10 @@ COMPARED_KEYS = ("algorithm", "protocol", "initial-model")
 # Keys in which a run that starts from a finished run must agree with it. How that was evaluated does not matter, nor
 # how its head was initialized, which a run with an initial model cannot say.
 TRAINING_KEYS = (
-    "algorithm", "model-name", "head-blocks", "test-fraction", "crop-padding", "horizontal-flip", "partition",
-    "partition-seed", "num-clients", "fraction-train", "num-server-rounds", "num-local-epochs", "learning-rate",
-    "momentum", "weight-decay", "batch-size", "precision", "trained-blocks", "head-learning-rate-factor",
-    "server-data-fraction", "aggregation-weights", "dp-clipping-norm", "dp-noise-multiplier",
-    "dp-noise-by", "seed",
+    "algorithm", "model-name", "head-blocks", "test-fraction", "partition", "partition-seed", "num-clients",
+    "fraction-train", "num-server-rounds", "num-local-epochs", "learning-rate", "momentum", "weight-decay",
+    "batch-size", "precision", "trained-blocks", "head-learning-rate-factor", "server-data-fraction",
+    "aggregation-weights", "dp-clipping-norm", "dp-noise-multiplier", "dp-noise-by", "seed",
 )  # fmt: skip
 
 
@@ -84,15 +83,7 @@ def comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def different_training_key(start_run: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """The first key in which the run that another one starts from was not trained as wanted; None if there is none."""
     keys = TRAINING_KEYS + partition_keys(wanted["partition"])
-    usual = {("crop-padding", -1), ("horizontal-flip", "")}  # what these stand for depends on the dataset
-    return next(
-        (
-            key
-            for key in keys
-            if start_run[key] != wanted[key] and not usual & {(key, start_run[key]), (key, wanted[key])}
-        ),
-        None,
-    )
+    return next((key for key in keys if start_run[key] != wanted[key]), None)
 
 
 def has_results_of_protocol(run_config: Mapping[str, Any], protocol: str, equal_clients: bool) -> bool:
